@@ -1,0 +1,130 @@
+//! The one type that crosses threads: an MQTT message on its way to Kafka, and the token that decides its
+//! acknowledgement.
+//!
+//! This module knows nothing of sockets, sessions or Kafka. Invariants:
+//! - a [`Message`] carries exactly one [`AckToken`], and a token is settled exactly once;
+//! - settling is explicit. A token that is dropped unsettled would hold back every later acknowledgement of
+//!   the session (MQTT-4.6.0-2), so dropping one panics and ends the process loudly.
+
+use bytes::Bytes;
+
+/// MQTT quality of service (MQTT 3.1.1, section 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Qos {
+    /// QoS 0: no acknowledgement.
+    AtMostOnce,
+    /// QoS 1: PUBACK.
+    AtLeastOnce,
+    /// QoS 2: PUBREC, PUBREL, PUBCOMP.
+    ExactlyOnce,
+}
+
+impl Qos {
+    /// The number of the specification: 0, 1 or 2.
+    pub fn as_u8(self) -> u8 {
+        match self {
+            Qos::AtMostOnce => 0,
+            Qos::AtLeastOnce => 1,
+            Qos::ExactlyOnce => 2,
+        }
+    }
+}
+
+/// What a PUBLISH packet held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Body {
+    /// The whole payload.
+    Payload(Bytes),
+    /// The packet was larger than MQTT_MAX_PACKET_BYTES: read past without being kept.
+    Oversized {
+        /// Size of the whole packet, bytes.
+        packet_bytes: u64,
+    },
+}
+
+/// An MQTT message on its way to Kafka.
+#[derive(Debug)]
+pub struct Message {
+    /// MQTT topic name: valid UTF-8, no wildcards, no U+0000.
+    pub topic: String,
+    /// Payload, or what is known of one that was too large.
+    pub body: Body,
+    /// QoS of this delivery.
+    pub qos: Qos,
+    /// RETAIN flag of this delivery.
+    pub retain: bool,
+    /// Time of arrival, milliseconds since the Unix epoch by the wall clock (which may be wrong).
+    pub received_at_ms: i64,
+    /// Hash of client id, packet id, topic and payload: the same when the broker delivers the message again.
+    /// None at QoS 0, which has no packet id and is never delivered again.
+    pub delivery_id: Option<u64>,
+    /// Decides the acknowledgement.
+    pub token: AckToken,
+}
+
+/// The duty to acknowledge one message. See the module head.
+#[derive(Debug)]
+pub struct AckToken {
+    /// Number of arrival, from 1, unique while the process lives; 0 at QoS 0 (nothing to acknowledge, but
+    /// the memory the message takes is still given back by settling).
+    sequence: u64,
+    /// Bytes the message takes against the in-hand limit of the session.
+    cost_bytes: u32,
+    live: bool,
+}
+
+/// What a settled token says to the MQTT session: the message may be acknowledged and its memory is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    /// Number of arrival; 0 at QoS 0.
+    pub sequence: u64,
+    /// Bytes given back to the in-hand limit.
+    pub cost_bytes: u32,
+}
+
+impl AckToken {
+    /// A token for the message with this number of arrival (0 at QoS 0).
+    pub fn new(sequence: u64, cost_bytes: u32) -> Self {
+        AckToken { sequence, cost_bytes, live: true }
+    }
+
+    /// The message is safe: acknowledged by Kafka, or recorded as undeliverable.
+    pub fn settle(mut self) -> Settled {
+        self.live = false;
+        Settled { sequence: self.sequence, cost_bytes: self.cost_bytes }
+    }
+
+    /// The process stops and the message stays unacknowledged: the MQTT broker keeps it and delivers it again.
+    pub fn abandon(mut self) {
+        self.live = false;
+    }
+}
+
+impl Drop for AckToken {
+    fn drop(&mut self) {
+        if self.live && !std::thread::panicking() {
+            panic!("acknowledgement token {} was dropped without being settled", self.sequence);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settling_gives_back_number_and_bytes() {
+        assert_eq!(AckToken::new(7, 200).settle(), Settled { sequence: 7, cost_bytes: 200 });
+    }
+
+    #[test]
+    fn a_token_dropped_unsettled_panics() {
+        let dropped = std::panic::catch_unwind(|| drop(AckToken::new(3, 1)));
+        assert!(dropped.is_err());
+    }
+
+    #[test]
+    fn an_abandoned_token_is_quiet() {
+        AckToken::new(3, 1).abandon();
+    }
+}

@@ -1,0 +1,64 @@
+//! Threads: the only place that spawns them. Every thread has a name, and how it ended is an event.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{Builder, JoinHandle};
+
+/// How a thread ended.
+#[derive(Debug)]
+pub enum Ending {
+    /// It returned in the ordinary way.
+    Done,
+    /// It returned an error: the text of the whole chain.
+    Failed(String),
+    /// It panicked: the panic's text.
+    Panicked(String),
+}
+
+/// Spawns a named thread. `at_end` runs on it last, whatever happened, and is told how the work ended.
+///
+/// # Errors
+/// The operating system refused another thread.
+pub fn spawn<W, E>(name: &str, work: W, at_end: E) -> io::Result<JoinHandle<()>>
+where
+    W: FnOnce() -> Result<(), String> + Send + 'static,
+    E: FnOnce(Ending) + Send + 'static,
+{
+    Builder::new().name(name.to_owned()).spawn(move || {
+        let ending = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => Ending::Done,
+            Ok(Err(error)) => Ending::Failed(error),
+            Err(panic) => Ending::Panicked(panic_text(panic.as_ref())),
+        };
+        at_end(ending);
+    })
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "panic without a text".to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn ending_of(work: impl FnOnce() -> Result<(), String> + Send + 'static) -> Ending {
+        let (tx, rx) = mpsc::channel();
+        spawn("test", work, move |ending| tx.send(ending).unwrap()).unwrap().join().unwrap();
+        rx.recv().unwrap()
+    }
+
+    #[test]
+    fn tells_how_it_ended() {
+        assert!(matches!(ending_of(|| Ok(())), Ending::Done));
+        assert!(matches!(ending_of(|| Err("no".into())), Ending::Failed(text) if text == "no"));
+        assert!(matches!(ending_of(|| panic!("oh {}", 1)), Ending::Panicked(text) if text == "oh 1"));
+    }
+}
