@@ -92,8 +92,7 @@ fn keep_alive_is_kept_while_kafka_never_answers() {
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
     let gate = Gate::default();
     kafka.next(Api::Produce, 1, Act::HoldBefore(gate.clone()));
-    let mut gateway =
-        Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("MQTT_KEEP_ALIVE_SEC", "1").start();
+    let mut gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("MQTT_KEEP_ALIVE_SEC", "1").start();
     let link = mqtt.session();
     link.publish_all("a/b", &numbered("v", 20), 1);
     wait::until("four PINGREQs", || if link.pings() >= 4 { Ok(()) } else { Err(link.pings()) });

@@ -128,8 +128,15 @@ fn thousands_of_messages_keep_their_order_by_topic_and_are_acknowledged_in_order
             total += 1;
             let key = record.key.clone().unwrap();
             let number: i64 = record.text().parse().unwrap();
-            assert!(last.insert(key.clone(), number).is_none_or(|before| before < number), "order of {key:?}");
-            assert_eq!(*partition_of.entry(key).or_insert(partition), partition, "a key stays on its partition");
+            assert!(
+                last.insert(key.clone(), number).is_none_or(|before| before < number),
+                "order of {key:?}"
+            );
+            assert_eq!(
+                *partition_of.entry(key).or_insert(partition),
+                partition,
+                "a key stays on its partition"
+            );
         }
         assert!(kafka.in_flight_max("t", partition) <= 5);
     }
@@ -141,8 +148,7 @@ fn thousands_of_messages_keep_their_order_by_topic_and_are_acknowledged_in_order
 fn every_codec_can_be_read_by_another_decoder() {
     for (codec, number) in [("none", 0), ("gzip", 1), ("snappy", 2), ("lz4", 3)] {
         let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
-        let _gateway =
-            Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("KAFKA_COMPRESSION", codec).start();
+        let _gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("KAFKA_COMPRESSION", codec).start();
         let link = mqtt.session();
         let values: Vec<String> =
             (0..50).map(|index| format!("{index} {}", "compressible ".repeat(40))).collect();

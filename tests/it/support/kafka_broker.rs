@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
 
 use super::kafka_log::{Batch, Identity, Log, Record};
 use super::{kafka_wire, wait};
@@ -143,10 +142,8 @@ pub(super) struct Rule {
 
 /// What a rule is asked about.
 pub struct Call<'a> {
-    pub node: i32,
-    /// For Produce: the one partition the question is about.
+    /// For Produce: the topic and the one batch the question is about.
     pub topic: &'a str,
-    pub partition: i32,
     pub batch: Option<&'a Batch>,
 }
 
@@ -185,6 +182,8 @@ pub(super) struct Node {
     pub id: i32,
     pub port: u16,
     pub up: bool,
+    /// How often it was stopped: what a stopped broker held is not written afterwards.
+    pub stops: usize,
     pub connections: Vec<TcpStream>,
 }
 
@@ -202,6 +201,10 @@ pub(super) struct State {
 }
 
 impl State {
+    pub fn stops(&self, node: i32) -> usize {
+        self.nodes.iter().find(|known| known.id == node).map_or(0, |known| known.stops)
+    }
+
     /// The act of the first rule that fits, used up by one.
     pub fn act(&mut self, api: Api, call: &Call) -> Option<Act> {
         let fits = |rule: &&mut Rule| rule.left > 0 && rule.api == api && (rule.when)(call);
@@ -238,6 +241,7 @@ impl Cluster {
             id: *id,
             port: listener.local_addr().unwrap().port(),
             up: true,
+            stops: 0,
             connections: Vec::new(),
         };
         let state = Arc::new(Mutex::new(State {
@@ -319,6 +323,7 @@ impl Cluster {
         let mut state = self.lock();
         let node = state.nodes.iter_mut().find(|known| known.id == node).expect("the test made the broker");
         node.up = false;
+        node.stops += 1;
         for connection in node.connections.drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
@@ -329,7 +334,11 @@ impl Cluster {
         self.stop(node);
         let mut state = self.lock();
         for topic in state.topics.values_mut() {
-            topic.partitions.iter_mut().filter(|known| known.leader == node).for_each(|led| led.log.restart());
+            topic
+                .partitions
+                .iter_mut()
+                .filter(|known| known.leader == node)
+                .for_each(|led| led.log.restart());
         }
         state.nodes.iter_mut().filter(|known| known.id == node).for_each(|known| known.up = true);
     }
@@ -422,7 +431,11 @@ impl Drop for Cluster {
         self.gates.lock().unwrap().iter().for_each(Gate::open);
         if thread::panicking() {
             let state = self.lock();
-            eprintln!("---- what Kafka saw: {} requests, {} batches ----", state.requests.len(), state.seen.len());
+            eprintln!(
+                "---- what Kafka saw: {} requests, {} batches ----",
+                state.requests.len(),
+                state.seen.len()
+            );
             let from = state.seen.len().saturating_sub(40);
             for seen in &state.seen[from..] {
                 eprintln!("node {} {}/{} {:?}", seen.node, seen.topic, seen.partition, seen.batch.identity);
@@ -441,6 +454,3 @@ pub fn dead_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     listener.local_addr().unwrap().to_string()
 }
-
-/// How long a test waits for what must not take a connection timeout.
-pub const SOON: Duration = Duration::from_secs(5);

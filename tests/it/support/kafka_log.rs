@@ -161,7 +161,9 @@ fn decompress(codec: u8, bytes: &[u8]) -> Result<Vec<u8>, String> {
         0 => plain.extend_from_slice(bytes),
         1 => drop(flate2::read::GzDecoder::new(bytes).read_to_end(&mut plain).map_err(|e| e.to_string())?),
         2 => plain = unsnap(bytes)?,
-        3 => drop(lz4_flex::frame::FrameDecoder::new(bytes).read_to_end(&mut plain).map_err(|e| e.to_string())?),
+        3 => drop(
+            lz4_flex::frame::FrameDecoder::new(bytes).read_to_end(&mut plain).map_err(|e| e.to_string())?,
+        ),
         other => return Err(format!("compression {other}")),
     }
     Ok(plain)

@@ -48,6 +48,8 @@ struct Request {
     api: Api,
     version: i16,
     correlation_id: i32,
+    /// How often the broker had been stopped when it came in.
+    stops: usize,
     body: Bytes,
     produce: Vec<(String, i32, Result<Batch, String>)>,
 }
@@ -107,9 +109,10 @@ fn read_request(reader: &mut TcpStream, node: i32, state: &Shared) -> Option<Req
             return None;
         }
     };
-    let mut request =
-        Request { api, version, correlation_id: header.correlation_id, body: frame, produce: Vec::new() };
     let mut locked = state.lock().unwrap();
+    let stops = locked.stops(node);
+    let correlation_id = header.correlation_id;
+    let mut request = Request { api, version, correlation_id, stops, body: frame, produce: Vec::new() };
     locked.requests.push((node, api, version));
     let offered = locked.release.versions().into_iter().find(|(known, _, _)| *known == api);
     let in_range = offered.is_some_and(|(_, min, max)| (min..=max).contains(&version));
@@ -170,11 +173,15 @@ fn note_batches(node: i32, request: &Request, state: &Shared) {
 
 /// Does what is asked and answers. None: the connection ends.
 fn work(node: i32, request: Request, stream: &mut TcpStream, state: &Shared) -> Option<()> {
-    let act = find_act(node, &request, state);
+    let stops = request.stops;
+    let act = find_act(&request, state);
     match &act {
         Some(Act::CloseBefore) => return None,
         Some(Act::HoldBefore(gate)) => gate.pass(),
         _ => {}
+    }
+    if state.lock().unwrap().stops(node) != stops {
+        return None;
     }
     let body = match request.api {
         Api::ApiVersions => answer_api_versions(&request, state),
@@ -217,14 +224,14 @@ fn work(node: i32, request: Request, stream: &mut TcpStream, state: &Shared) -> 
     stream.write_all(&[&length.to_be_bytes()[..], &frame].concat()).ok()
 }
 
-fn find_act(node: i32, request: &Request, state: &Shared) -> Option<Act> {
+fn find_act(request: &Request, state: &Shared) -> Option<Act> {
     let mut state = state.lock().unwrap();
     if request.produce.is_empty() {
-        return state.act(request.api, &Call { node, topic: "", partition: -1, batch: None });
+        return state.act(request.api, &Call { topic: "", batch: None });
     }
     // One act is the whole request's: the first partition that a rule fits decides.
-    request.produce.iter().find_map(|(topic, partition, batch)| {
-        let call = Call { node, topic, partition: *partition, batch: batch.as_ref().ok() };
+    request.produce.iter().find_map(|(topic, _, batch)| {
+        let call = Call { topic, batch: batch.as_ref().ok() };
         state.act(request.api, &call)
     })
 }
@@ -298,7 +305,8 @@ fn answer_metadata(request: &Request, state: &Shared) -> Bytes {
 
 fn answer_init_producer_id(request: &Request, act: &Option<Act>, state: &Shared) -> Bytes {
     if let Some(Act::Error(code)) = act {
-        let refusal = InitProducerIdResponse::default().with_error_code(*code).with_producer_id(ProducerId(-1));
+        let refusal =
+            InitProducerIdResponse::default().with_error_code(*code).with_producer_id(ProducerId(-1));
         return encoded(&refusal, request.version);
     }
     let mut state = state.lock().unwrap();
@@ -323,7 +331,9 @@ fn answer_produce(node: i32, request: &Request, act: &Option<Act>, state: &Share
         match answer.responses.iter_mut().find(|known| known.name == name) {
             Some(known) => known.partition_responses.push(result),
             None => answer.responses.push(
-                produced::TopicProduceResponse::default().with_name(name).with_partition_responses(vec![result]),
+                produced::TopicProduceResponse::default()
+                    .with_name(name)
+                    .with_partition_responses(vec![result]),
             ),
         }
     }
@@ -373,7 +383,8 @@ fn produce_one(
     let offset = match outcome {
         Appended::At(offset) => offset,
         Appended::Mistaken(offset) => {
-            let what = format!("{identity:?} on {topic}/{partition} came again with other bytes: lost records");
+            let what =
+                format!("{identity:?} on {topic}/{partition} came again with other bytes: lost records");
             state.violations.push(what);
             offset
         }
@@ -442,9 +453,9 @@ fn answer_list_offsets(node: i32, request: &Request, state: &Shared) -> Bytes {
                 None => one.with_error_code(UNKNOWN_TOPIC_OR_PARTITION),
             });
         }
-        answer
-            .topics
-            .push(listed::ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions));
+        answer.topics.push(
+            listed::ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions),
+        );
     }
     encoded(&answer, request.version)
 }

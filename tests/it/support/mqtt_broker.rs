@@ -9,10 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{
     ConnAck, Connect, ConnectReturnCode, Packet, Publish, SubAck, Subscribe, SubscribeReasonCode,
 };
-use rumqttc::mqttbytes::QoS;
 
 use super::wait;
 
@@ -37,14 +37,6 @@ impl MqttBroker {
     /// Waits for the gateway to connect; nothing is read or answered yet but what [`Link`] does by itself.
     pub fn accept(&self) -> Link {
         Link::new(wait::until("an MQTT connection", || self.listener.accept()).0)
-    }
-
-    /// Panics if the gateway connects within `span`.
-    pub fn assert_no_connection(&self, span: Duration) {
-        wait::holds(span, "no MQTT connection", || match self.listener.accept() {
-            Ok((_, from)) => Err(format!("a connection from {from}")),
-            Err(_) => Ok(()),
-        });
     }
 
     /// Accepts, answers CONNECT and waits until the gateway has subscribed: a fresh session.
@@ -96,11 +88,8 @@ impl Link {
         // So that the reader can look whether it is frozen.
         reader.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
         stream.set_write_timeout(Some(wait::PATIENCE)).unwrap();
-        let link = Link {
-            writer: Arc::new(Mutex::new(stream)),
-            seen: Arc::default(),
-            switches: Arc::default(),
-        };
+        let link =
+            Link { writer: Arc::new(Mutex::new(stream)), seen: Arc::default(), switches: Arc::default() };
         let (writer, seen, switches) =
             (Arc::clone(&link.writer), Arc::clone(&link.seen), Arc::clone(&link.switches));
         thread::spawn(move || {
@@ -119,6 +108,10 @@ impl Link {
             }
             Ok(seen.packets.remove(0))
         })
+    }
+
+    pub fn has_packet(&self) -> bool {
+        !self.seen.lock().unwrap().packets.is_empty()
     }
 
     pub fn expect_connect(&self) -> Connect {
@@ -166,11 +159,6 @@ impl Link {
         self.writer.lock().unwrap().write_all(bytes).expect("the gateway takes the packet");
     }
 
-    /// Writes without caring whether the gateway has closed the connection meanwhile.
-    pub fn send_raw_if_open(&self, bytes: &[u8]) {
-        let _ = self.writer.lock().unwrap().write_all(bytes);
-    }
-
     /// QoS 1.
     pub fn publish(&self, topic: &str, payload: impl AsRef<[u8]>, pkid: u16) {
         self.send(&publish(topic, payload, QoS::AtLeastOnce, pkid, false));
@@ -179,9 +167,8 @@ impl Link {
     /// QoS 1, many in one write: packet ids from `first`, payloads as given.
     pub fn publish_all<T: AsRef<str>>(&self, topic: &str, payloads: &[T], first: u16) {
         let ids = first..;
-        let packet = |(payload, id): (&T, u16)| {
-            encode(&publish(topic, payload.as_ref(), QoS::AtLeastOnce, id, false))
-        };
+        let packet =
+            |(payload, id): (&T, u16)| encode(&publish(topic, payload.as_ref(), QoS::AtLeastOnce, id, false));
         let bytes: Vec<u8> = payloads.iter().zip(ids).flat_map(packet).collect();
         self.send_raw(&bytes);
     }
@@ -211,7 +198,12 @@ impl Link {
         wait::until(&format!("PUBACKs {}", shortened(expected)), || {
             let seen = self.seen.lock().unwrap();
             let got = &seen.pubacks;
-            assert!(expected.starts_with(got), "expected PUBACKs {}, got {}", shortened(expected), shortened(got));
+            assert!(
+                expected.starts_with(got),
+                "expected PUBACKs {}, got {}",
+                shortened(expected),
+                shortened(got)
+            );
             if got.len() == expected.len() {
                 return Ok(());
             }
@@ -342,9 +334,8 @@ fn take(packet: Packet, writer: &Mutex<TcpStream>, seen: &Mutex<Seen>, switches:
     let answer = match &packet {
         Packet::PingReq if !switches.mute_pings.load(Ordering::SeqCst) => Some(Packet::PingResp),
         Packet::Subscribe(subscribe) if !switches.mute_subscribes.load(Ordering::SeqCst) => {
-            let granted = |filter: &rumqttc::mqttbytes::v4::SubscribeFilter| {
-                SubscribeReasonCode::Success(filter.qos)
-            };
+            let granted =
+                |filter: &rumqttc::mqttbytes::v4::SubscribeFilter| SubscribeReasonCode::Success(filter.qos);
             let return_codes = subscribe.filters.iter().map(granted).collect();
             Some(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes }))
         }

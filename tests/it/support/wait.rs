@@ -19,7 +19,11 @@ pub fn until<T, S: Display>(what: &str, probe: impl FnMut() -> Result<T, S>) -> 
 }
 
 /// [`until`] with a deadline of the caller's.
-pub fn until_within<T, S: Display>(limit: Duration, what: &str, mut probe: impl FnMut() -> Result<T, S>) -> T {
+pub fn until_within<T, S: Display>(
+    limit: Duration,
+    what: &str,
+    mut probe: impl FnMut() -> Result<T, S>,
+) -> T {
     let start = Instant::now();
     loop {
         match probe() {
