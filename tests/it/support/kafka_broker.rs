@@ -11,6 +11,7 @@ use super::kafka_log::{Batch, Identity, Log, Record};
 use super::{kafka_wire, wait};
 
 /// API keys of the Kafka protocol.
+#[allow(clippy::enum_variant_names, reason = "the names are the protocol's")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i16)]
 pub enum Api {

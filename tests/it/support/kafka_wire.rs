@@ -51,8 +51,11 @@ struct Request {
     /// How often the broker had been stopped when it came in.
     stops: usize,
     body: Bytes,
-    produce: Vec<(String, i32, Result<Batch, String>)>,
+    produce: Vec<Incoming>,
 }
+
+/// Topic, partition, and the batch for it, or why it is none.
+type Incoming = (String, i32, Result<Batch, String>);
 
 fn serve(node: i32, stream: TcpStream, state: &Shared) {
     let (requests_tx, requests) = mpsc::channel::<Request>();
@@ -134,7 +137,7 @@ fn read_request(reader: &mut TcpStream, node: i32, state: &Shared) -> Option<Req
     Some(request)
 }
 
-fn decode_produce(request: &Request) -> Result<Vec<(String, i32, Result<Batch, String>)>, String> {
+fn decode_produce(request: &Request) -> Result<Vec<Incoming>, String> {
     let decoded = ProduceRequest::decode(&mut request.body.clone(), request.version)
         .map_err(|error| error.to_string())?;
     if decoded.acks != -1 {
