@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use crate::kafka::compression::Compression;
-use crate::kafka::record_batch::{BatchBuilder, Identity, Record, RecordRef, SealedBatch, next_sequence};
+use crate::kafka::record_batch::{BatchBuilder, Identity, Record, RecordRef, SealedBatch, next_sequence, with_record_ref};
 
 /// A sealed batch.
 #[derive(Debug)]
@@ -141,20 +141,4 @@ impl<T> OpenBatch<T> {
         with_record_ref(record, |record| self.builder.append(record));
         self.tags.push(tag);
     }
-}
-
-/// Lends an owned record. A null header value, which this producer never writes, becomes an empty one.
-pub(super) fn with_record_ref<R>(record: &Record, use_it: impl FnOnce(&RecordRef<'_>) -> R) -> R {
-    let empty: &[u8] = &[];
-    let headers: Vec<(&str, &[u8])> = record
-        .headers
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_deref().unwrap_or(empty)))
-        .collect();
-    use_it(&RecordRef {
-        key: record.key.as_deref(),
-        value: record.value.as_deref(),
-        headers: &headers,
-        timestamp_ms: record.timestamp_ms,
-    })
 }

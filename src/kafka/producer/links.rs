@@ -12,6 +12,7 @@ use super::batch::Refusal;
 use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
 use super::{Action, Identity, Producer};
 use crate::kafka::error::{Class, ErrorCode};
+use crate::kafka::record_batch::with_record_ref;
 use crate::kafka::protocol::{
     MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response,
 };
@@ -181,7 +182,7 @@ impl<T> Producer<T> {
     fn place_waiting(&mut self, index: usize, now: Instant) {
         let waiting = self.topics.get_mut(index).map(|topic| std::mem::take(&mut topic.waiting));
         for (record, tag) in waiting.unwrap_or_default() {
-            super::batch::with_record_ref(&record, |record| self.place(index, record, tag, now));
+            with_record_ref(&record, |record| self.place(index, record, tag, now));
         }
     }
 

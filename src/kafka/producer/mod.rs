@@ -246,6 +246,11 @@ impl<T> Producer<T> {
         std::mem::take(&mut self.refused)
     }
 
+    /// True if [`Producer::take_refused`] has something to give.
+    pub fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
     /// The next thing to do, after [`Producer::poll`].
     pub fn next_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -280,7 +285,7 @@ impl<T> Producer<T> {
         let count = i32::try_from(topic.slots.len()).unwrap_or(i32::MAX);
         let chosen = match record.key {
             Some(key) => partition_for_key(key, count),
-            None => topic.sticky.choose(count, self.rng.f64()),
+            None => topic.sticky.partition(&topic.available, self.rng.u32(..)).unwrap_or(0),
         };
         let partition = usize::try_from(chosen).unwrap_or(0);
         let Some(slot) = topic.slots.get_mut(partition) else { return };
@@ -299,7 +304,7 @@ impl<T> Producer<T> {
             return None;
         }
         let index = self.topics.len();
-        self.topics.push(Topic::new(name.clone(), Sticky::default(), now));
+        self.topics.push(Topic::new(name.clone(), Sticky::new(), now));
         self.by_name.insert(name.clone(), index);
         self.metadata_at = self.metadata_at.min(now);
         Some(index)

@@ -137,6 +137,8 @@ impl<T> Producer<T> {
                     }
                     load.bytes += records.len();
                     let index = i32::try_from(at.partition).unwrap_or(i32::MAX);
+                    // Records without a key change partition with every batch (KIP-480).
+                    topic.sticky.next_batch(&topic.available, self.rng.u32(..));
                     load.produce.push((at, ProduceBatch { topic: name, partition: index, records }));
                     // One batch of a partition in a request; the next goes with the next request.
                     return true;

@@ -62,7 +62,10 @@ pub(super) struct Topic<T> {
     pub slots: Vec<Slot<T>>,
     /// Records that came before the partitions were known.
     pub waiting: VecDeque<(Record, T)>,
+    /// Where records without a key go.
     pub sticky: Sticky,
+    /// Partitions that have a leader.
+    pub available: Vec<i32>,
     pub ask_right: AskRight,
     /// A record is there, so a missing topic may be created.
     pub create: bool,
@@ -80,6 +83,7 @@ impl<T> Topic<T> {
             slots: Vec::new(),
             waiting: VecDeque::new(),
             sticky,
+            available: Vec::new(),
             ask_right: AskRight::Untried,
             create: false,
             metadata_due: now,
@@ -148,6 +152,8 @@ impl<T> Topic<T> {
         while self.slots.len() < usize::try_from(count).unwrap_or(0) {
             self.slots.push(Slot { partition: Partition::new(), listed: false });
         }
+        let led = answer.partitions.iter().filter(|partition| partition.leader >= 0);
+        self.available = led.map(|partition| partition.index).collect();
         let mut leaderless = false;
         for partition in &answer.partitions {
             let Some(slot) = usize::try_from(partition.index).ok().and_then(|at| self.slots.get_mut(at)) else {
