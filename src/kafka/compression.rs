@@ -289,6 +289,9 @@ mod tests {
     }
 
     proptest! {
+        // Large inputs in four codecs: few cases, or an unoptimised build takes longer than all other tests.
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
         #[test]
         fn what_is_compressed_comes_back(data in proptest::collection::vec(0u8..4, 0..200_000)) {
             for codec in ALL {

@@ -46,10 +46,10 @@ fn one_known_batch_has_these_bytes() {
     #[rustfmt::skip]
     let expected: &[u8] = &[
         0, 0, 0, 0, 0, 0, 0, 0, // base offset
-        0, 0, 0, 79, // length: 49 of the header, 22 and 8 of the records
+        0, 0, 0, 77, // length: 49 of the header, 21 and 7 of the records
         0xff, 0xff, 0xff, 0xff, // leader epoch
         2, // magic
-        0xe9, 0x82, 0xe5, 0x75, // CRC32C
+        0xeb, 0x1a, 0x9f, 0x80, // CRC32C
         0, 0, // attributes
         0, 0, 0, 1, // last offset delta
         0, 0, 0, 0, 0, 0, 0x03, 0xe8, // first timestamp
@@ -58,8 +58,8 @@ fn one_known_batch_has_these_bytes() {
         0, 3, // producer epoch
         0, 0, 0, 9, // base sequence
         0, 0, 0, 2, // record count
-        42, 0, 0, 0, 2, b'k', 10, b'h', b'e', b'l', b'l', b'o', 4, 2, b'h', 2, b'1', 2, b'h', 2, b'2',
-        14, 0, 127, 2, 1, 1, 0,
+        40, 0, 0, 0, 2, b'k', 10, b'h', b'e', b'l', b'l', b'o', 4, 2, b'h', 2, b'1', 2, b'h', 2, b'2',
+        12, 0, 127, 2, 1, 1, 0,
     ];
     let encoded = batch.encode(Identity { producer_id: 0x1001, producer_epoch: 3, base_sequence: 9 });
     assert_eq!(encoded, expected);
@@ -191,6 +191,9 @@ fn owned_record() -> impl Strategy<Value = Owned> {
 }
 
 proptest! {
+    // Four codecs a case: few cases say as much, in a tenth of the time.
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
     #[test]
     fn every_batch_comes_back_in_every_codec(
         input in proptest::collection::vec(owned_record(), 1..40), base_sequence in any::<i32>(), cuts in 0usize..3
