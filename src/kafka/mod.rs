@@ -2,5 +2,6 @@
 pub mod compression;
 pub mod error;
 pub mod partitioner;
+pub mod producer;
 pub mod protocol;
 pub mod record_batch;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::decode::{DecodeError, RecordsBody};
 use super::{HEADER_BYTES, Identity, LENGTH_END, MAGIC, Record, RecordRef, at};
-use crate::kafka::compression::{Compression, CompressionError};
+use crate::kafka::compression::Compression;
 
 /// A batch that still takes records.
 #[derive(Debug, Default)]
@@ -87,24 +87,23 @@ impl BatchBuilder {
         self.first_timestamp_ms
     }
 
-    /// Closes the batch: from here on its records never change.
-    ///
-    /// # Errors
-    /// The codec failed, which it has no reason to.
-    pub fn seal(self, compression: Compression) -> Result<SealedBatch, CompressionError> {
+    /// Closes the batch: from here on its records never change. Records that the codec does not make smaller, or
+    /// cannot encode, stay as they are: a batch says of itself how it is compressed.
+    pub fn seal(self, compression: Compression) -> SealedBatch {
         let uncompressed_bytes = self.records.len();
-        let body = match compression {
-            Compression::None => Bytes::from(self.records),
-            _ => compression.compress(&self.records)?,
+        let smaller = match compression {
+            Compression::None => None,
+            _ => compression.compress(&self.records).ok().filter(|body| body.len() < uncompressed_bytes),
         };
-        Ok(SealedBatch {
-            body,
+        let compression = if smaller.is_some() { compression } else { Compression::None };
+        SealedBatch {
+            body: smaller.unwrap_or_else(|| Bytes::from(self.records)),
             uncompressed_bytes,
             compression,
             count: i32::try_from(self.count).expect("2^31 records would be a batch of more than 14 GB"),
             first_timestamp_ms: self.first_timestamp_ms,
             max_timestamp_ms: self.max_timestamp_ms,
-        })
+        }
     }
 
     fn measure(&self, record: &RecordRef<'_>) -> Measured {

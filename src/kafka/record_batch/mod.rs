@@ -109,5 +109,21 @@ pub fn next_sequence(base: i32, count: i32) -> i32 {
     i32::try_from(next).expect("a number below 2^31 is an i32")
 }
 
+/// Lends an owned record. A null header value, which tidegate never writes, becomes an empty one.
+pub fn with_record_ref<R>(record: &Record, use_it: impl FnOnce(&RecordRef<'_>) -> R) -> R {
+    let empty: &[u8] = &[];
+    let headers: Vec<(&str, &[u8])> = record
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_deref().unwrap_or(empty)))
+        .collect();
+    use_it(&RecordRef {
+        key: record.key.as_deref(),
+        value: record.value.as_deref(),
+        headers: &headers,
+        timestamp_ms: record.timestamp_ms,
+    })
+}
+
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ fn sealed(records: &[RecordRef<'_>], compression: Compression) -> SealedBatch {
         builder.append(record);
         assert_eq!(builder.encoded_bytes(), announced);
     }
-    builder.seal(compression).unwrap()
+    builder.seal(compression)
 }
 
 fn decode_one(bytes: Bytes) -> DecodedBatch {
@@ -210,7 +210,7 @@ proptest! {
                 prop_assert_eq!(builder.encoded_bytes(), announced);
             }
             prop_assert_eq!(builder.count(), input.len());
-            let batch = builder.seal(codec).unwrap();
+            let batch = builder.seal(codec);
             let identity = Identity { producer_id: 4, producer_epoch: 1, base_sequence };
             let encoded = batch.encode(identity);
             prop_assert_eq!(encoded.len(), batch.encoded_bytes());
@@ -256,7 +256,7 @@ proptest! {
                     key: key.as_deref(), value: value.as_deref(), headers: &[("n", b"v")], timestamp_ms: *timestamp_ms,
                 });
             }
-            let mut bytes = builder.seal(codec).unwrap().encode(Identity::NONE).to_vec();
+            let mut bytes = builder.seal(codec).encode(Identity::NONE).to_vec();
             for (at, bit) in &flips {
                 let place = at::ATTRIBUTES + at % (bytes.len() - at::ATTRIBUTES);
                 bytes[place] ^= 1 << bit;
