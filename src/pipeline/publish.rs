@@ -25,7 +25,7 @@ use crate::kafka::record_batch::{Record, with_record_ref};
 use crate::message::{AckToken, Body, Message, Settled};
 use crate::mqtt::Waker;
 use crate::observe::counters::PublishCounters;
-use crate::route::Router;
+use crate::route::{Decision, Router};
 
 /// Batches of messages and network events taken in one turn before anything is sent: enough to fill a request,
 /// few enough that an answer is not kept waiting.
@@ -134,8 +134,10 @@ impl Publish {
     /// # Errors
     /// Another thread is gone without an order to stop, or an invariant between threads is broken: in words.
     pub fn run(mut self) -> Result<(), String> {
-        for topic in self.router.constant_topics() {
-            self.producer.prepare(&topic, clock::now());
+        let rules = self.router.rules();
+        let constant = rules.all().iter().filter_map(|rule| rule.target.constant());
+        for topic in constant.chain(rules.default_topic()).chain(&self.dead_letter_topic) {
+            self.producer.prepare(topic, clock::now());
         }
         let mut open = true;
         loop {
@@ -208,23 +210,24 @@ impl Publish {
                 return self.bury(&topic, letter, &reason, Waiting { token, stage: Stage::Letter }, now);
             }
         };
-        self.key.clear();
-        let kafka_topic = match self.router.route(&topic, &mut self.key) {
-            Ok(Some(kafka_topic)) => kafka_topic,
-            Ok(None) => {
+        let (rule, kafka_topic) = match self.router.route(&topic) {
+            Decision::Route { rule, kafka_topic } => (rule, kafka_topic),
+            Decision::Unmatched => {
                 self.counters.unmatched.add(1);
                 self.complaints.unmatched(&topic, now);
                 self.settling.push(token.settle());
                 return;
             }
-            Err(error) => {
+            Decision::Refused { error, .. } => {
                 let reason = Reason::new(error.to_string());
                 let letter = dead_letter::letter(&topic, Some(value), received_at_ms, &reason);
                 return self.bury(&topic, letter, &reason, Waiting { token, stage: Stage::Letter }, now);
             }
         };
+        self.key.clear();
+        let has_key = self.router.render_key(rule, &topic, &mut self.key);
         let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id };
-        let key = self.router.has_key().then_some(self.key.as_slice());
+        let key = has_key.then_some(self.key.as_slice());
         let waiting = Waiting { token, stage: Stage::Record };
         let producer = &mut self.producer;
         let pushed = self.headers.with_record(&facts, key, Some(&value), |record| {
