@@ -29,12 +29,22 @@ impl Bench {
         Bench { gateway, link, kafka, _mqtt: mqtt }
     }
 
-    /// Publishes one by one, waiting until each is under way: up to five batches in flight.
+    /// Delivers the first value: with an acknowledgement behind it the producer fills its window.
+    fn warm_up(&self, values: &[String]) {
+        self.link.publish("a/b", &values[0], 1);
+        self.link.wait_for_pubacks(&[1]);
+    }
+
+    /// Publishes the values behind the first one by one, each a batch of its own: up to five in flight.
     fn fill_the_flight(&self, values: &[String]) {
-        let before = self.kafka.seen().len();
-        for (value, index) in values.iter().zip(1..) {
-            self.link.publish("a/b", value, index);
-            self.kafka.wait_for_seen(before + usize::from(index));
+        for (value, id) in values.iter().zip(1..).skip(1) {
+            self.link.publish("a/b", value, id);
+            wait::until(&format!("a batch with {value}"), || {
+                let seen = self.kafka.seen();
+                let has =
+                    |batch: &SeenBatch| batch.batch.records.iter().any(|record| record.text() == *value);
+                if seen.iter().any(has) { Ok(()) } else { Err(format!("{} batches", seen.len())) }
+            });
         }
     }
 
@@ -114,18 +124,18 @@ fn an_error_after_the_append_does_not_duplicate() {
 #[test]
 fn a_connection_closed_before_or_after_the_append_neither_loses_nor_duplicates() {
     for act in [Act::CloseBefore, Act::CloseAfter] {
-        for which in 0..5_i32 {
-            let kafka = one_broker();
-            let of_message = move |batch: &crate::support::kafka_log::Batch| {
-                batch.records.iter().any(|record| record.text() == format!("v{which}"))
-            };
+        for which in 1..=5_i32 {
+            let bench = Bench::start(one_broker());
+            let values = numbered("v", 6);
+            bench.warm_up(&values);
             let gate = Gate::default();
-            if which > 0 {
-                kafka.next(Api::Produce, 1, Act::HoldBefore(gate.clone()));
+            if which > 1 {
+                bench.kafka.next(Api::Produce, 1, Act::HoldBefore(gate.clone()));
             }
-            kafka.when(Api::Produce, 1, act.clone(), move |call| call.batch.is_some_and(of_message));
-            let bench = Bench::start(kafka);
-            let values = numbered("v", 5);
+            bench.kafka.when(Api::Produce, 1, act.clone(), move |call| {
+                let wanted = format!("v{which}");
+                call.batch.is_some_and(|batch| batch.records.iter().any(|record| record.text() == wanted))
+            });
             bench.fill_the_flight(&values);
             gate.open();
             bench.assert_delivered(&values);
@@ -136,18 +146,18 @@ fn a_connection_closed_before_or_after_the_append_neither_loses_nor_duplicates()
 
 #[test]
 fn a_moved_leader_is_found_and_gets_the_same_batches() {
-    let kafka = Cluster::start_as(Release::V4, 2).topic("t", 1);
+    let bench = Bench::start(Cluster::start_as(Release::V4, 2).topic("t", 1));
+    let values = numbered("v", 6);
+    bench.warm_up(&values);
     let gate = Gate::default();
-    kafka.next(Api::Produce, 1, Act::HoldAfter(gate.clone()));
-    let bench = Bench::start(kafka);
-    let values = numbered("v", 5);
+    bench.kafka.next(Api::Produce, 1, Act::HoldAfter(gate.clone()));
     bench.fill_the_flight(&values);
     bench.kafka.move_leader("t", 0, 2);
     gate.open();
     bench.assert_delivered(&values);
     let seen = bench.kafka.seen();
     assert!(seen.iter().any(|batch| batch.node == 2));
-    assert_resent_as_it_was(&seen);
+    assert!(assert_resent_as_it_was(&seen) >= 1);
     assert!(bench.gateway.log_of("ERROR").is_empty());
 }
 
@@ -170,16 +180,16 @@ fn a_stopped_leader_is_left_for_the_new_one() {
 }
 
 #[test]
-fn a_broker_restarted_with_five_written_and_unanswered_batches_gets_none_twice() {
+fn a_broker_restarted_with_five_batches_in_flight_gets_none_twice_however_many_it_had_written() {
     for written in 1..=5_usize {
-        let kafka = one_broker();
-        kafka.next(Api::Produce, written, Act::Silent);
+        let bench = Bench::start(one_broker());
+        let values = numbered("v", 6);
+        bench.warm_up(&values);
+        bench.kafka.next(Api::Produce, written, Act::Silent);
         let gate = Gate::default();
-        kafka.next(Api::Produce, 5 - written, Act::HoldBefore(gate.clone()));
-        let bench = Bench::start(kafka);
-        let values = numbered("v", 5);
+        bench.kafka.next(Api::Produce, 5 - written, Act::HoldBefore(gate.clone()));
         bench.fill_the_flight(&values);
-        bench.kafka.wait_for_values("t", 0, &values[..written]);
+        bench.kafka.wait_for_values("t", 0, &values[..=written]);
         bench.kafka.restart(1);
         gate.open();
         bench.assert_delivered(&values);
