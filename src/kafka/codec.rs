@@ -183,6 +183,12 @@ pub enum CodecError {
         /// Id of the response; None if it is too short to have one.
         found: Option<i32>,
     },
+    /// A response without a request: close the connection.
+    #[error("response with correlation id {correlation_id:?} to no request")]
+    Unexpected {
+        /// Its id; None if it is too short to have one.
+        correlation_id: Option<i32>,
+    },
     /// The response is not what its version says: close the connection.
     #[error("malformed response to the request with key {key} version {version}: {what}")]
     Malformed {

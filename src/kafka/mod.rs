@@ -1,6 +1,7 @@
 //! A blocking Kafka client: requests and responses, record batches, connections, an idempotent producer.
 pub mod codec;
 pub mod compression;
+pub mod connection;
 pub mod error;
 pub mod partitioner;
 pub mod protocol;
