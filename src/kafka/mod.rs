@@ -1,4 +1,5 @@
 //! A blocking Kafka client: requests and responses, record batches, connections, an idempotent producer.
+pub mod client;
 pub mod codec;
 pub mod compression;
 pub mod connection;
