@@ -40,8 +40,10 @@ pub enum Class {
 impl ErrorCode {
     /// No error.
     pub const NONE: ErrorCode = ErrorCode(0);
-    /// A fetch from before the first or behind the last offset; the only code a reader must tell apart.
+    /// A fetch from before the first or behind the last offset; its reader must choose another.
     pub const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
+    /// A partition without a leader, also when it is the client that found none.
+    pub const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
     /// The answer to an ApiVersions request of a version that the broker does not know (KIP-511).
     pub const UNSUPPORTED_VERSION: ErrorCode = ErrorCode(35);
 

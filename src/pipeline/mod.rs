@@ -27,19 +27,27 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use self::ingest::{Ingest, IngestChannels, IngestOptions};
+use self::ingest::Ingest;
 use self::publish::{Publish, PublishChannels, PublishOptions};
 use self::supervise::{Supervisor, Thread};
-use crate::mqtt::Waker;
-use crate::observe::counters::Counters;
+use crate::mqtt::session::SessionOptions;
+use crate::mqtt::transport::Endpoint;
+use crate::mqtt::waker::Waker;
+use crate::observe::counters::{MqttCounters, PublishCounters};
 
+/// Most messages of any QoS in hand: 70 ms of a full-speed load, and 2 MB at 200 bytes a message.
+pub const IN_HAND_MESSAGES_MAX: usize = 8192;
+/// Most bytes in hand. With what batches and buffers add, the process stays below 32 MiB whatever Kafka does.
+pub const IN_HAND_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Orders that may wait for a thread; main sends two at most.
 const CONTROL_CAPACITY: usize = 4;
 
 /// How the gateway works: the whole configuration, in the terms of each part.
 pub struct PipelineOptions {
-    /// The MQTT side.
-    pub ingest: IngestOptions,
+    /// The MQTT broker.
+    pub endpoint: Endpoint,
+    /// The MQTT session.
+    pub session: SessionOptions,
     /// The Kafka side.
     pub publish: PublishOptions,
     /// How long an orderly stop may take.
@@ -82,31 +90,34 @@ pub enum PipelineError {
 /// See [`PipelineError`]; an orderly stop by a signal is none.
 pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
     let started = |part| move |source| PipelineError::Start { part, source };
-    let in_hand = options.ingest.session.in_hand_messages_max.max(1);
+    let in_hand = options.session.in_hand_messages_max.max(1);
     let (messages_to_give, inbox) = bounded(in_hand);
     let (settled_to_give, settled) = bounded(in_hand);
     let (ingest_orders, ingest_control) = bounded(CONTROL_CAPACITY);
     let (publish_orders, publish_control) = bounded(CONTROL_CAPACITY);
     let waker = Waker::new().map_err(started("wake-up descriptor"))?;
-    let counters = Arc::new(Counters::default());
+    let mqtt_counters = Arc::new(MqttCounters::default());
+    let publish_counters = Arc::new(PublishCounters::default());
 
-    let ingest_waker = waker.clone();
     let mut supervisor = Supervisor::start(options.shutdown_timeout).map_err(started("signal handler"))?;
-
     let publish = Publish::new(
         PublishChannels { inbox, settled: settled_to_give, waker: waker.clone(), control: publish_control },
         options.publish,
-        counters.clone(),
+        publish_counters.clone(),
     );
     supervisor.spawn(Thread::Publish, move || publish.run()).map_err(started("publish thread"))?;
-    let ingest = Ingest::new(
-        IngestChannels { messages: messages_to_give, settled, control: ingest_control, waker },
-        options.ingest,
-        counters.clone(),
-    );
+    let ingest = Ingest {
+        endpoint: options.endpoint,
+        options: options.session,
+        messages: Some(messages_to_give),
+        settled,
+        control: ingest_control,
+        waker: waker.clone(),
+        counters: mqtt_counters.clone(),
+    };
     supervisor.spawn(Thread::Ingest, move || ingest.run()).map_err(started("ingest thread"))?;
 
-    let result = supervisor.watch(&ingest_orders, &ingest_waker, &publish_orders);
-    log::info!("{}", counters.summary());
+    let result = supervisor.watch(&ingest_orders, &waker, &publish_orders);
+    log::info!("{mqtt_counters}; {publish_counters}");
     result
 }

@@ -10,6 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
@@ -23,7 +24,7 @@ use crate::kafka::producer::{Action, LinkEvent, Producer, ProducerOptions, Refus
 use crate::kafka::protocol::TopicName;
 use crate::kafka::record_batch::{Record, with_record_ref};
 use crate::message::{AckToken, Body, Message, Settled};
-use crate::mqtt::Waker;
+use crate::mqtt::waker::Waker;
 use crate::observe::counters::PublishCounters;
 use crate::route::{Decision, Router};
 
@@ -213,7 +214,7 @@ impl Publish {
         let (rule, kafka_topic) = match self.router.route(&topic) {
             Decision::Route { rule, kafka_topic } => (rule, kafka_topic),
             Decision::Unmatched => {
-                self.counters.unmatched.add(1);
+                self.counters.unmatched.fetch_add(1, Relaxed);
                 self.complaints.unmatched(&topic, now);
                 self.settling.push(token.settle());
                 return;
@@ -272,13 +273,13 @@ impl Publish {
         self.complaints.lettered(subject, reason, now);
         let pushed = with_record_ref(&letter, |record| self.producer.push(&topic, record, waiting, now));
         match pushed {
-            Ok(()) => self.counters.dead_lettered.add(1),
+            Ok(()) => { self.counters.dead_lettered.fetch_add(1, Relaxed); },
             Err(waiting) => self.lose(subject, reason, waiting, now),
         }
     }
 
     fn lose(&mut self, subject: &str, reason: &Reason, waiting: Waiting, now: Instant) {
-        self.counters.undeliverable.add(1);
+        self.counters.undeliverable.fetch_add(1, Relaxed);
         self.complaints.lost(subject, reason, now);
         self.settling.push(waiting.token.settle());
     }
@@ -329,7 +330,7 @@ impl Publish {
     fn on_connection(&mut self, event: ConnectionEvent) {
         let now = clock::now();
         match event {
-            ConnectionEvent::Ready { connection: link, versions } => {
+            ConnectionEvent::Ready { connection: link, versions, .. } => {
                 let Some(connection) = self.connections.get_mut(&link) else { return };
                 let describes_producers = versions.supports_describe_producers();
                 connection.ready(versions);
@@ -366,7 +367,10 @@ impl Publish {
         self.producer.take_delivered(&mut self.delivered);
         self.settling.extend(self.delivered.drain(..).map(|waiting| waiting.token.settle()));
         let stats = self.producer.stats();
-        self.counters.copy_producer(&stats);
+        self.counters.delivered.store(stats.delivered, Relaxed);
+        self.counters.setbacks.store(stats.setbacks, Relaxed);
+        self.counters.possible_repeats.store(stats.possible_repeats, Relaxed);
+        self.counters.requests.store(stats.requests, Relaxed);
         if self.settling.is_empty() {
             return Ok(());
         }

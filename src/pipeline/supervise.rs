@@ -20,7 +20,7 @@ use super::PipelineError;
 use super::ingest::IngestControl;
 use super::publish::PublishControl;
 use crate::clock;
-use crate::mqtt::Waker;
+use crate::mqtt::waker::Waker;
 use crate::thread::{self, Ending};
 
 /// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT.
