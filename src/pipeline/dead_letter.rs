@@ -58,7 +58,8 @@ pub(super) fn letter(mqtt_topic: &str, value: Option<Bytes>, timestamp_ms: i64, 
 
 /// The letter for a record that Kafka refused: the record itself, and why.
 pub(super) fn with_reason(mut record: Record, reason: &Reason) -> Record {
-    let mut add = |name: &str, value: String| record.headers.push((name.to_owned(), Some(Bytes::from(value))));
+    let mut add =
+        |name: &str, value: String| record.headers.push((name.to_owned(), Some(Bytes::from(value))));
     add(HEADER_REASON, reason.text.clone());
     if let Some(code) = reason.code {
         add(HEADER_CODE, code.to_string());

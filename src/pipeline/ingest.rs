@@ -24,6 +24,7 @@ use log::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::clock;
+use crate::error::chain;
 use crate::message::{Message, Settled};
 use crate::mqtt::session::{Event, Session, SessionError, SessionOptions};
 use crate::mqtt::subscription::Verdict;
@@ -64,8 +65,9 @@ pub struct Ingest {
     pub endpoint: Endpoint,
     /// The session.
     pub options: SessionOptions,
-    /// Where messages go. Capacity: at least `options.in_hand_messages_max`.
-    pub messages: Sender<Vec<Message>>,
+    /// Where messages go. Capacity: at least `options.in_hand_messages_max`. Taken and dropped when told to stop
+    /// reading, which tells the next thread that no more will come.
+    pub messages: Option<Sender<Vec<Message>>>,
     /// What is safe. Capacity: at least `options.in_hand_messages_max`. Send, then wake.
     pub settled: Receiver<Vec<Settled>>,
     /// What to do. A closed channel means [`IngestControl::Finish`].
@@ -191,7 +193,7 @@ impl State {
             }
             Link::Connecting { result } => match result.try_recv() {
                 Ok(Ok(connection)) => self.up(connection),
-                Ok(Err(error)) => self.failed(&describe(&error)),
+                Ok(Err(error)) => self.failed(&chain(&error)),
                 Err(TryRecvError::Empty) => {}
                 Err(TryRecvError::Disconnected) => self.failed("the attempt ended without a result"),
             },
@@ -284,12 +286,11 @@ impl State {
     }
 
     fn hand_on(&mut self) -> Result<(), String> {
-        if self.batch.is_empty() {
-            return Ok(());
-        }
+        let messages = if self.stopping { self.ingest.messages.take() } else { self.ingest.messages.clone() };
+        let Some(messages) = messages.filter(|_| !self.batch.is_empty()) else { return Ok(()) };
         self.count();
         let batch = std::mem::take(&mut self.batch);
-        self.ingest.messages.try_send(batch).map_err(|error| {
+        messages.try_send(batch).map_err(|error| {
             let (reason, batch) = match error {
                 TrySendError::Full(batch) => {
                     ("the channel to publish is smaller than the in-hand limit", batch)
@@ -351,8 +352,8 @@ impl State {
         self.ingest.counters.connected.store(false, Relaxed);
         self.ingest.counters.subscribed.store(false, Relaxed);
         let reason = match loss {
-            Loss::Session(error) => describe(error),
-            Loss::Io(error) => describe(error),
+            Loss::Session(error) => chain(error),
+            Loss::Io(error) => chain(error),
             Loss::Closed => "closed by the broker".to_owned(),
         };
         if let Loss::Session(SessionError::Refused(refusal)) = loss
@@ -453,16 +454,4 @@ impl State {
             }
         }
     }
-}
-
-/// An error and its causes, on one line.
-fn describe(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -19,6 +19,7 @@ use log::{info, warn};
 use super::dead_letter::{self, Complaints, Reason};
 use super::record::{Facts, HeaderChoice};
 use crate::clock;
+use crate::error::chain;
 use crate::kafka::connection::{Connection, ConnectionEvent, ConnectionOptions};
 use crate::kafka::producer::{Action, LinkEvent, Producer, ProducerOptions, RefusedRecord};
 use crate::kafka::protocol::TopicName;
@@ -258,7 +259,13 @@ impl Publish {
                 }
                 Stage::Letter => {
                     let letter = dead_letter::without_value(record);
-                    self.bury(&subject, letter, &why, Waiting { stage: Stage::LetterWithoutValue, ..tag }, now);
+                    self.bury(
+                        &subject,
+                        letter,
+                        &why,
+                        Waiting { stage: Stage::LetterWithoutValue, ..tag },
+                        now,
+                    );
                 }
                 Stage::LetterWithoutValue => self.lose(&subject, &why, tag, now),
             }
@@ -273,7 +280,9 @@ impl Publish {
         self.complaints.lettered(subject, reason, now);
         let pushed = with_record_ref(&letter, |record| self.producer.push(&topic, record, waiting, now));
         match pushed {
-            Ok(()) => { self.counters.dead_lettered.fetch_add(1, Relaxed); },
+            Ok(()) => {
+                self.counters.dead_lettered.fetch_add(1, Relaxed);
+            }
             Err(waiting) => self.lose(subject, reason, waiting, now),
         }
     }
@@ -299,8 +308,13 @@ impl Publish {
     fn carry_out(&mut self, action: Action) -> bool {
         let failed = match action {
             Action::Open { link, host, port } => {
-                let opened =
-                    Connection::open(link, &host, port, &self.connection_options, self.events_to_give.clone());
+                let opened = Connection::open(
+                    link,
+                    &host,
+                    port,
+                    &self.connection_options,
+                    self.events_to_give.clone(),
+                );
                 match opened {
                     Ok(connection) => {
                         self.connections.insert(link, connection);
@@ -404,21 +418,11 @@ impl Publish {
             messages.into_iter().for_each(|message| message.token.abandon());
         }
         if left > 0 {
-            warn!("{left} messages stay unacknowledged; the MQTT broker keeps those of QoS 1 and delivers them again");
+            warn!(
+                "{left} messages stay unacknowledged; the MQTT broker keeps those of QoS 1 and delivers them again"
+            );
         } else {
             info!("nothing was left to deliver");
         }
     }
-}
-
-/// The error and its sources in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -120,12 +120,8 @@ mod tests {
     #[test]
     fn headers_are_those_that_were_chosen() {
         let all = HeaderChoice { id: true, topic: true, qos: true, retain: true };
-        let expected = [
-            (HEADER_ID, "00000000000000ff"),
-            (HEADER_TOPIC, "a/b"),
-            (HEADER_QOS, "1"),
-            (HEADER_RETAIN, "1"),
-        ];
+        let expected =
+            [(HEADER_ID, "00000000000000ff"), (HEADER_TOPIC, "a/b"), (HEADER_QOS, "1"), (HEADER_RETAIN, "1")];
         let expected: Vec<_> =
             expected.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
         assert_eq!(headers_of(all, Some(255)), expected);

@@ -158,12 +158,16 @@ impl Router {
             }
             found.clear();
             self.wildcards.intersecting(&second.filter, number, &mut found);
-            let differs = |first: &u32| self.rules.get(RuleId(*first)).is_some_and(|rule| !rule.same_target(second));
+            let differs =
+                |first: &u32| self.rules.get(RuleId(*first)).is_some_and(|rule| !rule.same_target(second));
             found.retain(differs);
             overlaps.total += found.len() as u64;
             found.sort_unstable();
             let room = limit.saturating_sub(overlaps.listed.len());
-            let pairs = found.iter().take(room).map(|first| Overlap { first: RuleId(*first), second: RuleId(number) });
+            let pairs = found
+                .iter()
+                .take(room)
+                .map(|first| Overlap { first: RuleId(*first), second: RuleId(number) });
             overlaps.listed.extend(pairs);
         }
         overlaps

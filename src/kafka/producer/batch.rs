@@ -8,7 +8,9 @@
 use std::time::Instant;
 
 use crate::kafka::compression::Compression;
-use crate::kafka::record_batch::{BatchBuilder, Identity, Record, RecordRef, SealedBatch, next_sequence, with_record_ref};
+use crate::kafka::record_batch::{
+    BatchBuilder, Identity, Record, RecordRef, SealedBatch, next_sequence, with_record_ref,
+};
 
 /// A sealed batch.
 #[derive(Debug)]

@@ -158,12 +158,6 @@ impl Cluster {
         healthy.min_by_key(|(_, link)| link.sent.len()).map(|(id, _)| *id)
     }
 
-    /// The ready link to a broker.
-    pub fn link_to(&self, node: i32) -> Option<u64> {
-        let mut links = self.links.iter();
-        links.find(|(_, link)| link.node == Some(node) && link.ready.is_some()).map(|(id, _)| *id)
-    }
-
     /// The link that a ticket was sent on.
     pub fn link_of_ticket(&self, ticket: u64) -> Option<&Link> {
         self.links.values().find(|link| link.sent.iter().any(|sent| sent.ticket == ticket))
@@ -213,8 +207,7 @@ impl Cluster {
 
     /// Takes over the brokers of a metadata response and recognises bootstrap links among them.
     pub fn on_brokers(&mut self, brokers: &[Broker]) {
-        self.nodes =
-            brokers.iter().map(|b| (b.id, Node { host: b.host.clone(), port: b.port })).collect();
+        self.nodes = brokers.iter().map(|b| (b.id, Node { host: b.host.clone(), port: b.port })).collect();
         for link in self.links.values_mut().filter(|link| link.node.is_none()) {
             let same = brokers.iter().find(|b| b.host == link.host && b.port == link.port);
             link.node = same.map(|broker| broker.id);
@@ -300,15 +293,18 @@ impl Cluster {
             not_before: now,
             failing: false,
         });
-        self.links.insert(link, Link {
-            node,
-            host: host.clone(),
-            port,
-            opened_at: now,
-            ready: None,
-            sent: VecDeque::new(),
-            produced_at: None,
-        });
+        self.links.insert(
+            link,
+            Link {
+                node,
+                host: host.clone(),
+                port,
+                opened_at: now,
+                ready: None,
+                sent: VecDeque::new(),
+                produced_at: None,
+            },
+        );
         Opening { link, host, port }
     }
 }

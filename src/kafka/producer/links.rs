@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use log::warn;
 
+use super::batch::Refusal;
 use super::cluster::{Asked, SUSPICIOUS_AFTER, Sent};
 use super::partition::{Answer, ProducerId, Setback};
-use super::batch::Refusal;
 use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
 use super::{Action, Identity, Producer};
 use crate::kafka::error::{Class, ErrorCode};
-use crate::kafka::record_batch::with_record_ref;
 use crate::kafka::protocol::{
     MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response,
 };
+use crate::kafka::record_batch::with_record_ref;
 
 /// Topics due within this time are asked for together.
 const METADATA_TOGETHER: Duration = Duration::from_millis(250);
@@ -333,7 +333,8 @@ impl<T> Producer<T> {
     }
 
     fn on_known_producers(&mut self, at: PartitionAt, answer: Option<&PartitionProducers>) {
-        let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition)) else {
+        let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition))
+        else {
             return;
         };
         let ours = slot.partition.producer();

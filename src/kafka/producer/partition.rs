@@ -166,7 +166,14 @@ impl<T> Partition<T> {
     }
 
     /// Adds a record behind all others.
-    pub fn append(&mut self, record: &RecordRef<'_>, tag: T, now: Instant, limit_bytes: usize, codec: Compression) {
+    pub fn append(
+        &mut self,
+        record: &RecordRef<'_>,
+        tag: T,
+        now: Instant,
+        limit_bytes: usize,
+        codec: Compression,
+    ) {
         if self.open.as_ref().is_some_and(|open| !open.has_room(record, limit_bytes)) {
             self.seal_open(codec);
         }
@@ -184,11 +191,6 @@ impl<T> Partition<T> {
     /// True if something waits to be sent.
     pub fn has_queued(&self) -> bool {
         self.open.is_some() || !self.queue.is_empty()
-    }
-
-    /// True if nothing waits and nothing is in flight.
-    pub fn is_empty(&self) -> bool {
-        !self.has_queued() && self.in_flight.is_empty()
     }
 
     /// The identity under which the leader is asked.

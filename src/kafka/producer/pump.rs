@@ -149,7 +149,8 @@ impl<T> Producer<T> {
 
     fn take_apart(&mut self, at: PartitionAt, name: &TopicName) {
         let compression = self.options.compression;
-        let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition)) else {
+        let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition))
+        else {
             return;
         };
         let Some((refusal, culprits)) = slot.partition.take_apart(compression) else { return };
@@ -162,10 +163,12 @@ impl<T> Producer<T> {
 
     fn send_load(&mut self, link: u64, load: Load, now: Instant) {
         if !load.produce.is_empty() {
-            let (partitions, batches): (Vec<PartitionAt>, Vec<ProduceBatch>) = load.produce.into_iter().unzip();
+            let (partitions, batches): (Vec<PartitionAt>, Vec<ProduceBatch>) =
+                load.produce.into_iter().unzip();
             self.stats.requests += 1;
             self.stats.batches += batches.len() as u64;
-            let request = ProduceRequest { acks: self.options.acks, timeout_ms: REPLICAS_TIMEOUT_MS, batches };
+            let request =
+                ProduceRequest { acks: self.options.acks, timeout_ms: REPLICAS_TIMEOUT_MS, batches };
             self.send_as(load.ticket, link, Request::Produce(request), Asked::Produce(partitions), now);
             if let Some(found) = self.cluster.links.get_mut(&link) {
                 found.produced_at = Some(now);
@@ -215,8 +218,8 @@ impl<T> Producer<T> {
         let mut queued: BTreeMap<i32, usize> = BTreeMap::new();
         for at in &self.listed {
             let slot = self.topics.get(at.topic).and_then(|topic| topic.slots.get(at.partition));
-            if let Some((leader, bytes)) =
-                slot.and_then(|slot| slot.partition.leader.map(|leader| (leader, slot.partition.queued_bytes())))
+            if let Some((leader, bytes)) = slot
+                .and_then(|slot| slot.partition.leader.map(|leader| (leader, slot.partition.queued_bytes())))
             {
                 *queued.entry(leader).or_default() += bytes;
             }

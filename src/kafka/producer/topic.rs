@@ -114,7 +114,11 @@ impl<T> Topic<T> {
                 self.on_refused(code);
                 self.metadata_due = now + REFUSED_RETRY;
                 // Only the name can make it final; rights can be granted.
-                if code.name() == "INVALID_TOPIC_EXCEPTION" { MetadataVerdict::Never(code) } else { MetadataVerdict::Later }
+                if code.name() == "INVALID_TOPIC_EXCEPTION" {
+                    MetadataVerdict::Never(code)
+                } else {
+                    MetadataVerdict::Later
+                }
             }
             _ => {
                 self.on_missing(code);
@@ -156,7 +160,8 @@ impl<T> Topic<T> {
         self.available = led.map(|partition| partition.index).collect();
         let mut leaderless = false;
         for partition in &answer.partitions {
-            let Some(slot) = usize::try_from(partition.index).ok().and_then(|at| self.slots.get_mut(at)) else {
+            let Some(slot) = usize::try_from(partition.index).ok().and_then(|at| self.slots.get_mut(at))
+            else {
                 continue;
             };
             let leader = (partition.leader >= 0).then_some(partition.leader);

@@ -98,8 +98,9 @@ pub struct SimCluster {
 
 impl SimCluster {
     pub fn new(brokers: i32, partitions: i32) -> Self {
-        let partitions =
-            (0..partitions).map(|index| SimPartition { leader: index % brokers, ..Default::default() }).collect();
+        let partitions = (0..partitions)
+            .map(|index| SimPartition { leader: index % brokers, ..Default::default() })
+            .collect();
         SimCluster {
             brokers,
             topic: "t".into(),
@@ -151,9 +152,11 @@ impl SimCluster {
                 throttle_ms: 0,
                 results: produce.batches.iter().map(|b| result(&b.topic, b.partition, code)).collect(),
             }),
-            Request::InitProducerId => {
-                Response::InitProducerId(InitProducerIdResponse { error: code, producer_id: -1, producer_epoch: -1 })
-            }
+            Request::InitProducerId => Response::InitProducerId(InitProducerIdResponse {
+                error: code,
+                producer_id: -1,
+                producer_epoch: -1,
+            }),
             _ => self.carry_out(0, request, 0, true),
         }
     }
