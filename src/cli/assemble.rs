@@ -85,7 +85,7 @@ pub fn reach_kafka(config: &Config) -> Result<String, String> {
             ErrorCode::NONE => format!("{} partitions", topic.partitions.len()),
             code => code.to_string(),
         };
-        found.push_str(&format!("\n    {}: {state}", topic.name));
+        found.push_str(&format!("; topic {}: {state}", topic.name));
     }
     Ok(found)
 }
