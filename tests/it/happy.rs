@@ -22,7 +22,11 @@ fn a_message_becomes_a_record_and_is_acknowledged_without_a_warning() {
     assert_eq!(record.value.as_deref(), Some(&b"21.5"[..]));
     assert_eq!(record.key.as_deref(), Some(&b"plant/7/temperature"[..]), "the key is the MQTT topic");
     assert!((before..=unix_ms()).contains(&record.timestamp_ms), "the timestamp is the time of arrival");
-    assert!(record.header("id").is_some(), "a record carries an id by default: {:?}", record.headers);
+    assert!(
+        record.header("tidegate.id").is_some(),
+        "a record carries an id by default: {:?}",
+        record.headers
+    );
     gateway.assert_quiet();
 }
 
@@ -173,10 +177,10 @@ fn key_and_headers_are_as_configured() {
     link.wait_for_pubacks(&[1]);
     let record = &kafka.records("t", 0)[0];
     assert_eq!(record.key.as_deref(), Some(&b"device-9"[..]));
-    assert_eq!(record.header("topic").as_deref(), Some("a/9/c"));
-    assert_eq!(record.header("qos").as_deref(), Some("1"));
-    assert!(record.header("retain").is_some(), "{:?}", record.headers);
-    assert_eq!(record.header("id"), None);
+    assert_eq!(record.header("mqtt.topic").as_deref(), Some("a/9/c"));
+    assert_eq!(record.header("mqtt.qos").as_deref(), Some("1"));
+    assert!(record.header("mqtt.retain").is_some(), "{:?}", record.headers);
+    assert_eq!(record.header("tidegate.id"), None);
 }
 
 #[test]

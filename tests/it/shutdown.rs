@@ -120,6 +120,17 @@ fn with_everything_down_it_stays_up_and_sigterm_ends_it_at_once() {
 }
 
 #[test]
+fn an_mqtt_broker_that_does_not_close_after_disconnect_makes_no_failure_of_a_clean_stop() {
+    let (mqtt, kafka) = brokers();
+    let mut gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").start();
+    let link = mqtt.session();
+    link.keep_open();
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait_for_exit(MARGIN).code(), Some(0));
+    link.expect_disconnect();
+}
+
+#[test]
 fn sigterm_while_connecting_ends_it_at_once() {
     let (mqtt, kafka) = brokers();
     let mut gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("SHUTDOWN_TIMEOUT_SEC", "60").start();

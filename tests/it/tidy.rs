@@ -107,6 +107,11 @@ fn without_tests(code: &str) -> &str {
     code.find("#[cfg(test)]").map_or(code, |tests| &code[..tests])
 }
 
+/// Files of which all is compiled for tests only.
+fn is_test_file(path: &str) -> bool {
+    path.ends_with("tests.rs") || path.contains("_tests/") || path.contains("/simulation/")
+}
+
 /// Functions and their lengths in lines, from `fn` to the closing brace.
 fn functions(code: &str) -> Vec<(String, usize, usize)> {
     let mut found = Vec::new();
@@ -165,7 +170,7 @@ fn files_and_functions_are_short() {
         if lines > FILE_LINES {
             problems.push(format!("{path}: {lines} lines, more than {FILE_LINES}"));
         }
-        if own > CODE_LINES && path.starts_with("src/") {
+        if own > CODE_LINES && path.starts_with("src/") && !is_test_file(&path) {
             problems.push(format!("{path}: {own} lines before its tests, more than {CODE_LINES}"));
         }
         let long = functions(&code).into_iter().filter(|(_, _, lines)| *lines > FUNCTION_LINES);
@@ -177,9 +182,9 @@ fn files_and_functions_are_short() {
 
 /// What each module of the crate may use of the others.
 fn may_use(module: &str) -> &'static [&'static str] {
-    const BASE: &[&str] = &["backoff", "clock", "message", "observe", "secret", "thread"];
+    const BASE: &[&str] = &["backoff", "clock", "error", "message", "observe", "secret", "thread"];
     match module {
-        "backoff" | "clock" | "secret" | "thread" | "message" => &[],
+        "backoff" | "clock" | "error" | "secret" | "thread" | "message" => &[],
         "observe" => &["backoff", "clock", "message", "secret", "thread"],
         "mqtt" | "kafka" | "route" => BASE,
         "config" => &["kafka", "mqtt", "route", "secret", "message"],
@@ -227,7 +232,7 @@ fn what_is_fenced_is_named_in_one_place() {
     let fences: [(&str, &[&str], &[&str]); 6] = [
         ("the MQTT crate", &["rumqttc"], &["src/mqtt/codec", "src/bin/publisher-mqtt", "src/clients/"]),
         ("the Kafka protocol crate", &["kafka_protocol"], &["src/kafka/codec"]),
-        ("starting a thread", &["thread::spawn", "thread::Builder", "thread::scope"], &["src/thread.rs"]),
+        ("starting a thread", &["std::thread::", "use std::thread;", "std::thread as"], &["src/thread.rs"]),
         ("reading a clock", &["Instant::now", "SystemTime::now"], &["src/clock.rs"]),
         ("the environment", &["std::env", "env::var", "env::set_var"], &["src/config/", "src/main.rs"]),
         ("another TLS or Kafka stack", &["openssl", "native_tls", "rdkafka"], &[]),
@@ -235,12 +240,17 @@ fn what_is_fenced_is_named_in_one_place() {
     let mut problems = Vec::new();
     for path in sources() {
         let code = code_of(&read(&path));
+        if is_test_file(&path) {
+            continue;
+        }
         for (what, words, places) in fences {
             if places.iter().any(|place| path.starts_with(place)) {
                 continue;
             }
             for (number, line) in without_tests(&code).lines().enumerate() {
-                if words.iter().any(|word| line.contains(word)) {
+                // A handle to join, or the question whether a thread panics, starts none.
+                let harmless = line.contains("JoinHandle") || line.contains("thread::panicking");
+                if !harmless && words.iter().any(|word| line.contains(word)) {
                     problems.push(format!("{path}:{}: {what} belongs to {places:?}", number + 1));
                 }
             }
@@ -373,7 +383,7 @@ fn is_target(word: &str) -> bool {
 fn every_decision_has_a_number_a_date_and_a_status_and_is_found_where_it_is_named() {
     let mut problems = Vec::new();
     let mut numbers = BTreeMap::new();
-    for path in files("docs/decisions", &["md"]) {
+    for path in files("docs/decisions", &["md"]).into_iter().filter(|path| !path.ends_with("README.md")) {
         let name = path.rsplit('/').next().unwrap();
         let number = name.split('-').next().unwrap().to_owned();
         if number.len() != 4 || number.parse::<u16>().is_err() {

@@ -1,5 +1,6 @@
 //! A scripted MQTT 3.1.1 broker. The test is the script: it accepts a connection, reads what the gateway sent,
-//! answers or does not. Only PINGREQ and SUBSCRIBE are answered by themselves, and both can be turned off.
+//! answers or does not. PINGREQ, SUBSCRIBE and DISCONNECT are answered by themselves, and each
+//! can be turned off.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -71,6 +72,7 @@ struct Switches {
     frozen: AtomicBool,
     mute_pings: AtomicBool,
     mute_subscribes: AtomicBool,
+    keep_open: AtomicBool,
 }
 
 /// One connection.
@@ -144,6 +146,11 @@ impl Link {
     /// SUBSCRIBE is no longer answered by itself.
     pub fn mute_subscribes(&self) {
         self.switches.mute_subscribes.store(true, Ordering::SeqCst);
+    }
+
+    /// DISCONNECT does not end the connection.
+    pub fn keep_open(&self) {
+        self.switches.keep_open.store(true, Ordering::SeqCst);
     }
 
     /// PINGREQ is no longer answered.
@@ -343,6 +350,9 @@ fn take(packet: Packet, writer: &Mutex<TcpStream>, seen: &Mutex<Seen>, switches:
     };
     if let Some(answer) = answer {
         let _ = writer.lock().unwrap().write_all(&encode(&answer));
+    }
+    if packet == Packet::Disconnect && !switches.keep_open.load(Ordering::SeqCst) {
+        let _ = writer.lock().unwrap().shutdown(Shutdown::Write);
     }
     let mut seen = seen.lock().unwrap();
     match packet {
