@@ -147,6 +147,37 @@ fn a_packet_above_the_limit_is_read_past_recorded_and_acknowledged_in_its_turn()
 }
 
 #[test]
+fn a_payload_that_mqtt_takes_and_kafka_does_not_holds_nothing_back() {
+    let (mqtt, kafka) = brokers();
+    let _gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("DEAD_LETTER_TOPIC", "dead").start();
+    let link = mqtt.session();
+    link.publish("a/b", "before", 1);
+    link.publish("a/b", vec![b'x'; 3 << 20], 2);
+    link.publish("a/b", "after", 3);
+    link.wait_for_pubacks(&[1, 2, 3]);
+    assert_eq!(kafka.values("t", 0), ["before", "after"]);
+    let dead = kafka.records("dead", 0);
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header("tidegate.error.value_bytes"), Some((3 << 20).to_string()));
+}
+
+#[test]
+fn a_message_whose_kafka_topic_cannot_be_named_goes_to_the_dead_letters() {
+    let (mqtt, kafka) = brokers();
+    let _gateway =
+        Setup::new(&mqtt, &kafka).wildcards("c/+:cap-{1},a/#:t").set("DEAD_LETTER_TOPIC", "dead").start();
+    let link = mqtt.session();
+    let long = format!("c/{}", "x".repeat(300));
+    link.publish(&long, "v", 1);
+    link.publish("a/b", "after", 2);
+    link.wait_for_pubacks(&[1, 2]);
+    assert_eq!(kafka.values("t", 0), ["after"]);
+    let dead = kafka.records("dead", 0);
+    assert_eq!((dead.len(), dead[0].text().as_str()), (1, "v"));
+    assert_eq!(dead[0].header("mqtt.topic"), Some(long));
+}
+
+#[test]
 fn packets_at_the_limit_pass() {
     let (mqtt, kafka) = brokers();
     let _gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("MQTT_MAX_PACKET_BYTES", "2048").start();

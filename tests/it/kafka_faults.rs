@@ -396,6 +396,19 @@ fn dead_hosts_in_the_bootstrap_list_are_passed_over() {
 }
 
 #[test]
+fn brokers_are_reached_by_the_name_they_advertise() {
+    let kafka = Cluster::start_as(Release::V4, 2).topic("t", 1);
+    // Not the name in the bootstrap list; it may have an IPv6 address that does not answer, too.
+    kafka.advertise("localhost");
+    kafka.move_leader("t", 0, 2);
+    let bench = Bench::start(kafka);
+    let values = numbered("v", 20);
+    bench.link.publish_all("a/b", &values, 1);
+    bench.assert_delivered(&values);
+    bench.gateway.assert_quiet();
+}
+
+#[test]
 fn an_answer_with_error_35_to_api_versions_is_asked_again_in_an_older_version() {
     let kafka = Cluster::start_as(Release::V0_11, 1).topic("t", 1);
     let bench = Bench::start(kafka);
