@@ -27,6 +27,8 @@ use tidegate::{clock, thread};
 
 /// Unacknowledged messages on the wire: enough that a loopback broker, not the round trip, is the limit.
 const INFLIGHT: u16 = 1000;
+/// The same at QoS 2: Mosquitto ends the connection of a client that exceeds its max_inflight_messages, 20 by default.
+const INFLIGHT_QOS_2: u16 = 20;
 /// Messages between the main thread and the link: more would only lengthen the queue that a reconnect repeats.
 const CHANNEL: usize = 100;
 /// How long Ctrl-C waits for the last acknowledgements.
@@ -187,7 +189,8 @@ impl Publisher {
         let settings = &self.settings;
         let mut options =
             MqttOptions::new(&settings.mqtt_client_id, &settings.mqtt_broker_url, settings.mqtt_broker_port);
-        options.set_keep_alive(Duration::from_secs(30)).set_inflight(INFLIGHT);
+        let inflight = if self.qos() == QoS::ExactlyOnce { INFLIGHT_QOS_2 } else { INFLIGHT };
+        options.set_keep_alive(Duration::from_secs(30)).set_inflight(inflight);
         // What is unacknowledged is repeated by this program, so the broker needs to keep nothing for it.
         options.set_clean_session(true);
         let packet_bytes = settings.payload_bytes.saturating_add(1 << 17);
