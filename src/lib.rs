@@ -24,6 +24,7 @@ pub mod config;
 
 pub mod backoff;
 pub mod clock;
+pub mod error;
 pub mod observe;
 pub mod secret;
 pub mod thread;

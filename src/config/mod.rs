@@ -1,1 +1,255 @@
-//! config.
+//! The configuration: from what the user wrote in environment variables to a valid [`Config`], or to all of its
+//! problems at once.
+//!
+//! ```text
+//! environment, .env, --env-file, secret files -> Variables -> validate -> Config + warnings | ConfigErrors
+//!            (source: reads)                                  (parse: pure)
+//! ```
+//!
+//! The only reader of the environment; it never changes it. Knows rules and topics (`route`), nothing of sessions or
+//! connections. Invariants: a [`Config`] is valid as a whole; no secret is in an error, a warning or debug output; a
+//! setting that is not supported yet is refused, never ignored.
+
+pub mod document;
+mod error;
+mod parse;
+mod source;
+pub mod variables;
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use error::{ConfigErrors, Problem};
+pub use source::Variables;
+
+use crate::route::Rules;
+use crate::secret::Secret;
+
+/// A valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The process.
+    pub run: Run,
+    /// The MQTT side.
+    pub mqtt: Mqtt,
+    /// The Kafka side.
+    pub kafka: Kafka,
+    /// Which message goes where.
+    pub routes: Routes,
+    /// How stored messages are restored. Without effect until there is a spool.
+    pub restore: Restore,
+    /// What the operator is to be told at start, one line each, at WARN.
+    pub warnings: Vec<String>,
+}
+
+/// See [`Config::run`].
+#[derive(Debug, Clone)]
+pub struct Run {
+    /// RUN_MODE.
+    pub mode: RunMode,
+    /// LOG_LVL.
+    pub log_level: LogLevel,
+    /// SHUTDOWN_TIMEOUT_SEC.
+    pub shutdown_timeout: Duration,
+}
+
+/// RUN_MODE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunMode {
+    /// `.env` of the working directory is read.
+    Develop,
+    /// It is not.
+    Production,
+}
+
+/// LOG_LVL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    /// Only what ends the process.
+    Panic,
+    /// Only what ends the process.
+    Fatal,
+    /// Data lost, or an operator must act.
+    Error,
+    /// Unexpected, recovered.
+    Warn,
+    /// What the gateway does, not for each message.
+    Info,
+    /// For each message.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// See [`Config::mqtt`].
+#[derive(Debug, Clone)]
+pub struct Mqtt {
+    /// MQTT_BROKER_URL and MQTT_BROKER_PORT.
+    pub broker: HostPort,
+    /// MQTT_CLIENT_ID.
+    pub client_id: String,
+    /// MQTT_USER_NAME.
+    pub user_name: Option<String>,
+    /// MQTT_USER_PASSWORD; only with a user name.
+    pub password: Option<Secret>,
+    /// MQTT_QOS, of the subscriptions.
+    pub qos: MqttQos,
+    /// MQTT_KEEP_ALIVE_SEC: 1 to 65535 s.
+    pub keep_alive: Duration,
+    /// MQTT_RECEIVE_MAXIMUM: most messages in hand, at least 1.
+    pub receive_maximum: u16,
+    /// MQTT_MAX_PACKET_BYTES: largest packet that is kept.
+    pub max_packet_bytes: u32,
+}
+
+/// MQTT_QOS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttQos {
+    /// 0.
+    AtMostOnce,
+    /// 1.
+    AtLeastOnce,
+}
+
+impl MqttQos {
+    /// The number of the specification.
+    pub fn as_u8(self) -> u8 {
+        match self {
+            MqttQos::AtMostOnce => 0,
+            MqttQos::AtLeastOnce => 1,
+        }
+    }
+}
+
+/// A host name or address, and a port.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct HostPort {
+    /// Name or address; an IPv6 address without brackets.
+    pub host: String,
+    /// Port, not 0.
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// See [`Config::kafka`].
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    /// KAFKA_BROKER: the bootstrap list, not empty.
+    pub brokers: Vec<HostPort>,
+    /// KAFKA_COMPRESSION.
+    pub compression: Compression,
+    /// KAFKA_LINGER_MS; zero is adaptive.
+    pub linger: Duration,
+    /// KAFKA_BATCH_BYTES: largest batch.
+    pub batch_bytes: u32,
+    /// KAFKA_ACKS.
+    pub acks: Acks,
+    /// KAFKA_HEADERS.
+    pub headers: Headers,
+}
+
+/// KAFKA_COMPRESSION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Uncompressed.
+    None,
+    /// gzip.
+    Gzip,
+    /// Snappy.
+    Snappy,
+    /// LZ4 frames.
+    Lz4,
+}
+
+/// KAFKA_ACKS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acks {
+    /// Every in-sync replica (-1).
+    All,
+    /// The leader (1): weakens the guarantee that what is acknowledged survives.
+    Leader,
+}
+
+/// KAFKA_HEADERS: which headers a record gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Headers {
+    /// The delivery id.
+    pub id: bool,
+    /// The MQTT topic.
+    pub topic: bool,
+    /// The QoS of the delivery.
+    pub qos: bool,
+    /// The RETAIN flag of the delivery.
+    pub retain: bool,
+    /// A mark on restored records. Without effect until there is a spool.
+    pub replayed: bool,
+}
+
+/// See [`Config::routes`].
+#[derive(Debug, Clone)]
+pub struct Routes {
+    /// TOPIC_LIST, WILDCARD_TOPIC_LIST, KAFKA_KEY and DEFAULT_KAFKA_TOPIC.
+    pub rules: Rules,
+    /// DEAD_LETTER_TOPIC.
+    pub dead_letter_topic: Option<Arc<str>>,
+}
+
+/// See [`Config::restore`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restore {
+    /// INVOKE_LATENCY_SEC.
+    pub latency: Duration,
+    /// INVOKE_MAX_GOROUTINE.
+    pub max_in_flight: u32,
+    /// INVOKE_MIN_GOROUTINE, at most `max_in_flight`.
+    pub min_in_flight: u32,
+}
+
+impl Config {
+    /// Validates variables, wherever they are from. Reads nothing.
+    ///
+    /// # Errors
+    /// All problems.
+    pub fn from_variables(variables: &Variables) -> Result<Self, ConfigErrors> {
+        parse::validate(variables, Vec::new())
+    }
+
+    /// Reads and validates the configuration: the process environment, then what it leaves open from `env_file` (which
+    /// must exist), or else from `.env` in the working directory (which need not) unless RUN_MODE is PRODUCTION.
+    ///
+    /// # Errors
+    /// All problems, those of reading among them.
+    pub fn load(env_file: Option<&Path>) -> Result<Self, ConfigErrors> {
+        let mut problems = Vec::new();
+        let process = source::process(&mut problems);
+        Self::load_from(process, env_file, Path::new(".env"), problems)
+    }
+
+    fn load_from(
+        mut variables: Variables,
+        env_file: Option<&Path>,
+        dot_env: &Path,
+        mut problems: Vec<Problem>,
+    ) -> Result<Self, ConfigErrors> {
+        let is_production =
+            variables.get("RUN_MODE").is_some_and(|mode| mode.trim().eq_ignore_ascii_case("PRODUCTION"));
+        match env_file {
+            Some(path) => source::add_file(path, true, &mut variables, &mut problems),
+            None if is_production => {}
+            None => source::add_file(dot_env, false, &mut variables, &mut problems),
+        }
+        source::read_secrets(&mut variables, &mut problems);
+        parse::validate(&variables, problems)
+    }
+}

@@ -1,1 +1,5 @@
 //! What the gateway tells about itself: counters and the log.
+
+pub mod counters;
+pub mod log;
+pub mod throttle;

@@ -1,0 +1,145 @@
+//! From the validated configuration to the options of each part, and the two questions that `check` asks of the
+//! brokers. The only place that knows the names on both sides.
+
+use std::error::Error;
+use std::time::Duration;
+
+use crate::config::{self, Config, MqttQos};
+use crate::error::chain;
+use crate::kafka::client::{Client, ClientOptions};
+use crate::kafka::compression::Compression;
+use crate::kafka::connection::ConnectionOptions;
+use crate::kafka::error::ErrorCode;
+use crate::kafka::producer::ProducerOptions;
+use crate::message::Qos;
+use crate::mqtt::probe::probe;
+use crate::mqtt::session::SessionOptions;
+use crate::mqtt::transport::Endpoint;
+use crate::pipeline::publish::PublishOptions;
+use crate::pipeline::record::HeaderChoice;
+use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOptions};
+use crate::route::{Router, Rules};
+
+/// What the gateway is called in Kafka's logs and quotas.
+const KAFKA_CLIENT_ID: &str = "tidegate";
+/// For each address of a broker, and then for the handshake.
+const KAFKA_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The gateway asks for nothing large: metadata of ten thousand topics is a few MiB.
+const KAFKA_RESPONSE_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// How long `check` waits for Kafka.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Runs the gateway.
+///
+/// # Errors
+/// See [`pipeline::PipelineError`].
+pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
+    let publish = PublishOptions {
+        headers: HeaderChoice {
+            id: config.kafka.headers.id,
+            topic: config.kafka.headers.topic,
+            qos: config.kafka.headers.qos,
+            retain: config.kafka.headers.retain,
+        },
+        dead_letter_topic: config.routes.dead_letter_topic.clone(),
+        producer: producer_options(&config.kafka),
+        connection: connection_options(),
+        router,
+    };
+    let options = PipelineOptions {
+        endpoint: endpoint(&config.mqtt),
+        session: session_options(&config.mqtt, &config.routes.rules),
+        publish,
+        shutdown_timeout: config.run.shutdown_timeout,
+    };
+    Ok(pipeline::run(options)?)
+}
+
+/// Connects to the MQTT broker as the gateway would, without disturbing a gateway that runs.
+///
+/// # Errors
+/// What keeps the broker from being used, in words.
+pub fn reach_mqtt(config: &Config) -> Result<String, String> {
+    let session = session_options(&config.mqtt, &config.routes.rules);
+    let report = probe(&endpoint(&config.mqtt), &session).map_err(|error| chain(&error))?;
+    Ok(format!("accepts client {:?} after {} ms", config.mqtt.client_id, report.connack_after.as_millis()))
+}
+
+/// Asks Kafka for the topics that the configuration names; creates none.
+///
+/// # Errors
+/// What keeps the cluster from being used, in words.
+pub fn reach_kafka(config: &Config) -> Result<String, String> {
+    let options = ClientOptions { connection: connection_options(), timeout: CHECK_TIMEOUT };
+    let mut client = Client::connect(&bootstrap(&config.kafka), options).map_err(|error| chain(&error))?;
+    let rules = &config.routes.rules;
+    let constant = rules.all().iter().filter_map(|rule| rule.target.constant());
+    let named = constant.chain(rules.default_topic()).chain(&config.routes.dead_letter_topic);
+    let mut topics: Vec<&str> = named.map(AsRef::as_ref).collect();
+    topics.sort_unstable();
+    topics.dedup();
+    let metadata = client.metadata(Some(&topics)).map_err(|error| chain(&error))?;
+    let mut found = format!("{} brokers", metadata.brokers.len());
+    for topic in &metadata.topics {
+        let state = match ErrorCode(topic.error) {
+            ErrorCode::NONE => format!("{} partitions", topic.partitions.len()),
+            code => code.to_string(),
+        };
+        found.push_str(&format!("; topic {}: {state}", topic.name));
+    }
+    Ok(found)
+}
+
+fn endpoint(mqtt: &config::Mqtt) -> Endpoint {
+    Endpoint { host: mqtt.broker.host.clone(), port: mqtt.broker.port }
+}
+
+fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
+    let qos = match mqtt.qos {
+        MqttQos::AtMostOnce => Qos::AtMostOnce,
+        MqttQos::AtLeastOnce => Qos::AtLeastOnce,
+    };
+    let in_flight = usize::from(mqtt.receive_maximum);
+    SessionOptions {
+        client_id: mqtt.client_id.clone(),
+        login: mqtt.user_name.clone().map(|name| (name, mqtt.password.clone())),
+        keep_alive_sec: u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX),
+        clean_session: false,
+        filters: rules.subscriptions().into_iter().map(|filter| (filter.to_owned(), qos)).collect(),
+        max_packet_bytes: mqtt.max_packet_bytes,
+        in_flight_messages_max: in_flight,
+        in_hand_messages_max: IN_HAND_MESSAGES_MAX.max(in_flight),
+        in_hand_bytes_max: IN_HAND_BYTES_MAX,
+    }
+}
+
+fn producer_options(kafka: &config::Kafka) -> ProducerOptions {
+    ProducerOptions {
+        bootstrap: bootstrap(kafka),
+        acks: match kafka.acks {
+            config::Acks::All => -1,
+            config::Acks::Leader => 1,
+        },
+        compression: match kafka.compression {
+            config::Compression::None => Compression::None,
+            config::Compression::Gzip => Compression::Gzip,
+            config::Compression::Snappy => Compression::Snappy,
+            config::Compression::Lz4 => Compression::Lz4,
+        },
+        linger: kafka.linger,
+        batch_bytes: usize::try_from(kafka.batch_bytes).unwrap_or(usize::MAX),
+        seed: fastrand::u64(..),
+    }
+}
+
+fn bootstrap(kafka: &config::Kafka) -> Vec<(String, u16)> {
+    kafka.brokers.iter().map(|broker| (broker.host.clone(), broker.port)).collect()
+}
+
+fn connection_options() -> ConnectionOptions {
+    ConnectionOptions {
+        client_id: KAFKA_CLIENT_ID.to_owned(),
+        connect_timeout: KAFKA_CONNECT_TIMEOUT,
+        response_max_bytes: KAFKA_RESPONSE_BYTES_MAX,
+    }
+}

@@ -1,0 +1,142 @@
+//! Where the variables come from: the process environment, `.env`, an `--env-file`, and the files that hold secrets.
+//!
+//! The only place that reads the environment, and it never writes it. Knows nothing of what values mean. The
+//! process environment wins over a file, as with every dotenv.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use super::error::Problem;
+use super::variables;
+
+/// Variables by name, as the user wrote them.
+pub type Variables = BTreeMap<String, String>;
+
+/// The process environment. A value that is not UTF-8 is a problem only where the name is one of ours.
+pub(super) fn process(problems: &mut Vec<Problem>) -> Variables {
+    let mut found = Variables::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str() else { continue };
+        match value.into_string() {
+            Ok(value) => {
+                found.insert(name.to_owned(), value);
+            }
+            Err(_) if variables::find(name).is_some() || variables::secret_of_file(name).is_some() => {
+                problems.push(Problem::new(name, None, "it is not valid UTF-8"));
+            }
+            Err(_) => {}
+        }
+    }
+    found
+}
+
+/// Adds the variables of an environment file to those that are not set yet. A file that is not `required` may be absent.
+pub(super) fn add_file(path: &Path, required: bool, into: &mut Variables, problems: &mut Vec<Problem>) {
+    let name = path.display().to_string();
+    let text = match std::fs::read(path).map(String::from_utf8) {
+        Ok(Ok(text)) => text,
+        Ok(Err(_)) => return problems.push(Problem::new(&name, None, "the file is not valid UTF-8")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return,
+        Err(error) => {
+            return problems.push(Problem::new(&name, None, format!("the file cannot be read: {error}")));
+        }
+    };
+    match parse_file(&text) {
+        Ok(variables) => {
+            for (name, value) in variables {
+                into.entry(name).or_insert(value);
+            }
+        }
+        Err((line, reason)) => problems.push(Problem::new(&format!("{name}:{line}"), None, reason)),
+    }
+}
+
+/// The variables of an environment file's text, or the line number (from 1) and reason of the first mistake. The reason
+/// does not show the line, which may hold a secret.
+fn parse_file(text: &str) -> Result<Variables, (usize, String)> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut found = Variables::new();
+    for item in dotenvy::from_read_iter(text.as_bytes()) {
+        match item {
+            Ok((name, value)) => {
+                let defines = |line: &str| {
+                    let line = line.trim_start().trim_start_matches("export ").trim_start();
+                    line.strip_prefix(name.as_str()).is_some_and(|rest| rest.trim_start().starts_with('='))
+                };
+                if found.contains_key(&name) {
+                    return Err((last_line(text, defines), format!("{name} is set twice in this file")));
+                }
+                // dotenvy replaces $NAME, also between double quotes: $share/g/a would silently become /g/a.
+                let eaten = |line: &str| defines(line) && has_dollar_topic(line);
+                if text.lines().any(eaten) && !has_dollar_topic(&value) {
+                    let reason =
+                        "$share and $SYS would be replaced like variables: put the value in single quotes";
+                    return Err((last_line(text, eaten), format!("{name}: {reason}")));
+                }
+                found.insert(name, value);
+            }
+            Err(dotenvy::Error::LineParse(line, _)) => {
+                let reason =
+                    "expected NAME=VALUE (a value with spaces, #, quotes or $ stands in single quotes)";
+                return Err((failing_line(text, &line), reason.to_owned()));
+            }
+            Err(error) => return Err((1, format!("it cannot be read: {error}"))),
+        }
+    }
+    Ok(found)
+}
+
+fn has_dollar_topic(text: &str) -> bool {
+    text.contains("$share/") || text.contains("$SYS")
+}
+
+fn last_line(text: &str, is_it: impl Fn(&str) -> bool) -> usize {
+    text.lines().zip(1..).filter(|(line, _)| is_it(line)).map(|(_, number)| number).last().unwrap_or(1)
+}
+
+/// dotenvy tells the text that it could not parse, not where it stands: the first line that holds its beginning and
+/// does not parse by itself.
+fn failing_line(text: &str, culprit: &str) -> usize {
+    let beginning = culprit.lines().next().unwrap_or_default();
+    let fails = |line: &str| dotenvy::from_read_iter(line.as_bytes()).any(|item| item.is_err());
+    let holds = |line: &str| line.contains(beginning) && fails(line);
+    text.lines().zip(1..).find(|(line, _)| holds(line)).map_or(1, |(_, number)| number)
+}
+
+/// Replaces each `X_FILE` of a secret X by X with the content of that file; one trailing line break is cut.
+pub(super) fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem>) {
+    let files: Vec<(String, &str)> = variables
+        .keys()
+        .filter_map(|name| variables::secret_of_file(name).map(|secret| (name.clone(), secret.name)))
+        .collect();
+    for (file_variable, secret) in files {
+        let path = variables.remove(&file_variable).unwrap_or_default();
+        if path.is_empty() {
+            continue;
+        }
+        if variables.get(secret).is_some_and(|value| !value.is_empty()) {
+            let expected = format!("{secret} is set too: expected one of the two");
+            problems.push(Problem::new(&file_variable, Some(&path), expected));
+            continue;
+        }
+        match std::fs::read_to_string(&path) {
+            Ok(text) => {
+                let text =
+                    text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+                if text.is_empty() {
+                    problems.push(Problem::new(&file_variable, Some(&path), "the file is empty"));
+                }
+                variables.insert(secret.to_owned(), text.to_owned());
+            }
+            Err(error) => {
+                let expected = format!("expected a readable file: {error}");
+                problems.push(Problem::new(&file_variable, Some(&path), expected));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

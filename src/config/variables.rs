@@ -1,0 +1,453 @@
+//! The table of environment variables: the single source for `--help`, `docs/configuration.md`, the check for
+//! misspelt names, and what is refused because it is not there yet.
+//!
+//! Knows nothing of parsing: what a value must look like is in [`super::parse`].
+
+/// One environment variable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Variable {
+    /// Its name.
+    pub name: &'static str,
+    /// Under which heading it is documented.
+    pub group: Group,
+    /// What it decides and what it may hold, in one or two sentences.
+    pub meaning: &'static str,
+    /// What holds when it is not set.
+    pub default: Standard,
+    /// Whether its value is never shown, and may be read from the file that NAME_FILE names.
+    pub secret: bool,
+    /// The first version that has it, or why it is refused.
+    pub since: Since,
+}
+
+/// What holds when a variable is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standard {
+    /// It must be set.
+    Required,
+    /// Nothing: what it would add is absent.
+    None,
+    /// As if it were set to this.
+    Value(&'static str),
+}
+
+impl Standard {
+    /// As it stands in the documentation.
+    pub fn text(self) -> &'static str {
+        match self {
+            Standard::Required => "required",
+            Standard::None => "none",
+            Standard::Value(value) => value,
+        }
+    }
+}
+
+/// Since when a variable is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Since {
+    /// This version of tidegate.
+    Version(&'static str),
+    /// It is refused when set, with this reason: a setting is never ignored.
+    NotYet(&'static str),
+}
+
+/// Headings of the documentation, in their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Group {
+    /// The process.
+    General,
+    /// The MQTT side.
+    Mqtt,
+    /// Which message goes where.
+    Routes,
+    /// The Kafka side.
+    Kafka,
+    /// What is stored while Kafka is away.
+    Store,
+}
+
+impl Group {
+    /// All headings.
+    pub const ALL: [Group; 5] = [Group::General, Group::Mqtt, Group::Routes, Group::Kafka, Group::Store];
+
+    /// The heading.
+    pub fn title(self) -> &'static str {
+        match self {
+            Group::General => "General",
+            Group::Mqtt => "MQTT",
+            Group::Routes => "Routes",
+            Group::Kafka => "Kafka",
+            Group::Store => "Store and restore",
+        }
+    }
+}
+
+const NO_TLS: &str = "TLS is not in this version";
+const NO_SASL: &str = "SASL authentication is not in this version";
+const NO_SPOOL: &str = "the spool is not in this version: what Kafka has not acknowledged stays unacknowledged at the \
+                        MQTT broker, which keeps it";
+const NO_MQTT5: &str = "MQTT 5 is not in this version";
+const NO_HTTP: &str = "the HTTP endpoint is not in this version";
+
+const fn variable(
+    group: Group,
+    name: &'static str,
+    default: Standard,
+    since: Since,
+    meaning: &'static str,
+) -> Variable {
+    Variable { name, group, meaning, default, secret: false, since }
+}
+
+const fn here(group: Group, name: &'static str, default: Standard, meaning: &'static str) -> Variable {
+    variable(group, name, default, Since::Version("0.1.0"), meaning)
+}
+
+const fn later(group: Group, name: &'static str, why: &'static str, meaning: &'static str) -> Variable {
+    variable(group, name, Standard::None, Since::NotYet(why), meaning)
+}
+
+const fn secret(variable: Variable) -> Variable {
+    Variable { secret: true, ..variable }
+}
+
+use Group::{General, Kafka, Mqtt, Routes, Store};
+use Standard::{None as Nothing, Required, Value};
+
+/// Every variable, in the order of the documentation.
+pub const VARIABLES: &[Variable] = &[
+    here(
+        General,
+        "RUN_MODE",
+        Value("DEVELOP"),
+        "DEVELOP reads `.env` from the working directory, PRODUCTION does not.",
+    ),
+    here(
+        General,
+        "LOG_LVL",
+        Value("info"),
+        "panic, fatal, error, warn, info, debug or trace. With panic and fatal only what ends the process is printed.",
+    ),
+    here(
+        General,
+        "SHUTDOWN_TIMEOUT_SEC",
+        Value("10"),
+        "How long a stop may take, seconds (1 to 3600). What Kafka has not acknowledged by then stays unacknowledged.",
+    ),
+    later(General, "HTTP_LISTEN", NO_HTTP, "Address of /metrics, /healthz, /readyz and the status page."),
+    here(
+        Mqtt,
+        "MQTT_BROKER_URL",
+        Required,
+        "HOST, HOST:PORT, mqtt://HOST[:PORT] or tcp://HOST[:PORT]; an IPv6 address stands in brackets. User name and \
+         password have variables of their own.",
+    ),
+    here(Mqtt, "MQTT_BROKER_PORT", Value("1883"), "Port, if MQTT_BROKER_URL has none."),
+    here(
+        Mqtt,
+        "MQTT_CLIENT_ID",
+        Required,
+        "Identity of the persistent session. It must stay the same over restarts, and no two clients may share it.",
+    ),
+    here(Mqtt, "MQTT_USER_NAME", Nothing, "User name."),
+    secret(here(Mqtt, "MQTT_USER_PASSWORD", Nothing, "Password; needs MQTT_USER_NAME.")),
+    here(
+        Mqtt,
+        "MQTT_QOS",
+        Value("1"),
+        "QoS of the subscriptions: 0 or 1. 2 is refused until it is exactly once to the end.",
+    ),
+    here(
+        Mqtt,
+        "MQTT_VERSION",
+        Value("3.1.1"),
+        "Protocol version: 3.1.1. 5 is refused until it is supported.",
+    ),
+    here(Mqtt, "MQTT_KEEP_ALIVE_SEC", Value("30"), "Keep-alive, seconds (1 to 65535)."),
+    later(
+        Mqtt,
+        "MQTT_SESSION_EXPIRY_SEC",
+        NO_MQTT5,
+        "How long the broker keeps the session, seconds (MQTT 5).",
+    ),
+    here(
+        Mqtt,
+        "MQTT_RECEIVE_MAXIMUM",
+        Value("1000"),
+        "Most messages received and not yet acknowledged (1 to 65535); beyond it, nothing more is read.",
+    ),
+    here(
+        Mqtt,
+        "MQTT_MAX_PACKET_BYTES",
+        Value("8388608"),
+        "Largest packet, bytes (1024 to 268435460). A larger one is read past without being kept, recorded as \
+         undeliverable, acknowledged and counted.",
+    ),
+    later(
+        Mqtt,
+        "MQTT_CA_FILE",
+        NO_TLS,
+        "PEM file of the authorities that the MQTT broker is checked against.",
+    ),
+    later(Mqtt, "MQTT_CERT_FILE", NO_TLS, "PEM file of the client certificate for MQTT."),
+    later(Mqtt, "MQTT_KEY_FILE", NO_TLS, "PEM file of the client key for MQTT."),
+    here(
+        Routes,
+        "TOPIC_LIST",
+        Nothing,
+        "`mqtt:kafka,...`: exact MQTT topics, looked up before any wildcard. Split at the last colon.",
+    ),
+    here(
+        Routes,
+        "WILDCARD_TOPIC_LIST",
+        Nothing,
+        "`filter:kafka,...` with + and #: the first that matches wins, and each pair that overlaps is warned of once. \
+         {1}, {2}.. in the Kafka topic stand for what each wildcard matched. `$share/group/filter` is subscribed as \
+         such and matched as `filter`.",
+    ),
+    here(
+        Routes,
+        "DEFAULT_KAFKA_TOPIC",
+        Nothing,
+        "Kafka topic of messages that no entry matches. Without it they are dropped and counted.",
+    ),
+    here(
+        Routes,
+        "DEAD_LETTER_TOPIC",
+        Nothing,
+        "Kafka topic of records that cannot be delivered, with reason headers. Without it they are dropped and counted.",
+    ),
+    here(
+        Routes,
+        "KAFKA_KEY",
+        Value("{topic}"),
+        "Record key: {topic}, {1}.., literals, {{ and }} for braces; set and empty for none. Where the entry has no such \
+         capture, the key is the MQTT topic.",
+    ),
+    here(
+        Routes,
+        "KAFKA_HEADERS",
+        Value("id,replayed"),
+        "Which record headers: any of id, topic, qos, retain, replayed; or none. id is the same when the MQTT broker \
+         delivers again. replayed marks restored records, of which this version has none. properties (MQTT 5) is refused.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_BROKER",
+        Required,
+        "Bootstrap list `host:port,...`; an IPv6 address stands in brackets. Port 9092 if absent.",
+    ),
+    here(
+        Kafka,
+        "SASL_SSL",
+        Value("false"),
+        "false: PLAINTEXT. true (TLS and OAUTHBEARER) is refused until it is supported.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_SECURITY_PROTOCOL",
+        Value("PLAINTEXT"),
+        "PLAINTEXT. SSL, SASL_PLAINTEXT and SASL_SSL are refused until they are supported.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_COMPRESSION",
+        Value("none"),
+        "none, gzip, snappy or lz4. zstd is refused: it needs a C library.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_LINGER_MS",
+        Value("0"),
+        "How long a batch waits to grow, milliseconds (0 to 10000). 0 is adaptive: send at once while the connection has \
+         room, gather while it has not.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_BATCH_BYTES",
+        Value("1048576"),
+        "Largest batch, bytes (1024 to 67108864). Not above the broker's message.max.bytes, which is 1048588 by default.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_ACKS",
+        Value("all"),
+        "all (or -1): every in-sync replica. 1: the leader alone, which loses what it had when it dies. 0 is refused: \
+         nothing would be known to be safe.",
+    ),
+    later(
+        Kafka,
+        "KAFKA_CA_FILE",
+        NO_TLS,
+        "PEM file of the authorities that the Kafka brokers are checked against.",
+    ),
+    later(Kafka, "KAFKA_CERT_FILE", NO_TLS, "PEM file of the client certificate for Kafka."),
+    later(Kafka, "KAFKA_KEY_FILE", NO_TLS, "PEM file of the client key for Kafka."),
+    later(Kafka, "SASL_MECHANISM", NO_SASL, "OAUTHBEARER, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
+    later(Kafka, "SASL_USERNAME", NO_SASL, "User name for PLAIN and SCRAM."),
+    secret(later(Kafka, "SASL_PASSWORD", NO_SASL, "Password for PLAIN and SCRAM.")),
+    later(Kafka, "SASL_OAUTHBEARER_CLIENT_ID", NO_SASL, "Client id at the token endpoint."),
+    secret(later(Kafka, "SASL_OAUTHBEARER_CLIENT_SECRET", NO_SASL, "Client secret at the token endpoint.")),
+    later(Kafka, "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI", NO_SASL, "Where tokens are fetched."),
+    later(Kafka, "SASL_OAUTHBEARER_SCOPE", NO_SASL, "Scope asked for."),
+    later(
+        Kafka,
+        "SASL_OAUTHBEARER_CA_FILE",
+        NO_SASL,
+        "PEM file of the authorities that the token endpoint is checked against.",
+    ),
+    here(
+        Store,
+        "INVOKE_LATENCY_SEC",
+        Value("10"),
+        "How often, at the longest, a restore is attempted while there is a backlog, seconds (1 to 86400). No effect until \
+         the spool is there.",
+    ),
+    here(
+        Store,
+        "INVOKE_MAX_GOROUTINE",
+        Value("1000"),
+        "Most stored messages in flight to Kafka (1 to 1000000). No effect until the spool is there.",
+    ),
+    here(
+        Store,
+        "INVOKE_MIN_GOROUTINE",
+        Value("50"),
+        "Refill from the store when fewer are in flight; not above INVOKE_MAX_GOROUTINE, to which the default is lowered. \
+         No effect until the spool is there.",
+    ),
+    later(Store, "DB_PERSIST_PATH", NO_SPOOL, "Folder of the spool."),
+    later(
+        Store,
+        "SPOOL_AFTER_MS",
+        NO_SPOOL,
+        "What Kafka has not acknowledged for this long goes to the spool, milliseconds.",
+    ),
+    later(Store, "SPOOL_MAX_BYTES", NO_SPOOL, "Size limit of the spool, bytes."),
+    later(Store, "SPOOL_MIN_FREE_BYTES", NO_SPOOL, "Free space that the spool leaves, bytes."),
+    later(Store, "SPOOL_SEGMENT_BYTES", NO_SPOOL, "Size of a segment file, bytes."),
+    later(Store, "SPOOL_FULL", NO_SPOOL, "What happens when the spool is full: block or drop-oldest."),
+];
+
+/// The variable with this name.
+pub fn find(name: &str) -> Option<&'static Variable> {
+    VARIABLES.iter().find(|variable| variable.name == name)
+}
+
+/// The secret that `NAME_FILE` gives the value of, if `name` is such a variable.
+pub fn secret_of_file(name: &str) -> Option<&'static Variable> {
+    find(name.strip_suffix("_FILE")?).filter(|variable| variable.secret)
+}
+
+/// Prefixes of our variables: a name that begins so and is unknown may be a slip of the pen.
+const PREFIXES: &[&str] = &[
+    "MQTT_",
+    "KAFKA_",
+    "SPOOL_",
+    "SASL_",
+    "INVOKE_",
+    "TOPIC_",
+    "WILDCARD_",
+    "DEFAULT_KAFKA",
+    "DEAD_LETTER",
+    "DB_PERSIST",
+    "SHUTDOWN_TIMEOUT",
+    "HTTP_LISTEN",
+];
+
+/// The known name that an unknown one most likely means: at most two letters away. A host's own KAFKA_HOME or
+/// MQTT_SERVICE_HOST is left in peace.
+pub fn suggestion(name: &str) -> Option<String> {
+    let upper = name.to_uppercase();
+    if find(name).is_some()
+        || secret_of_file(name).is_some()
+        || !PREFIXES.iter().any(|prefix| upper.starts_with(prefix))
+    {
+        return None;
+    }
+    let files =
+        VARIABLES.iter().filter(|variable| variable.secret).map(|variable| format!("{}_FILE", variable.name));
+    VARIABLES
+        .iter()
+        .map(|variable| variable.name.to_owned())
+        .chain(files)
+        .map(|known| (distance(&upper, &known), known))
+        .filter(|(distance, _)| *distance <= 2)
+        .min()
+        .map(|(_, known)| known)
+}
+
+/// Levenshtein distance in bytes.
+fn distance(one: &str, two: &str) -> usize {
+    let mut row: Vec<usize> = (0..=two.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        if let Some(first) = row.first_mut() {
+            *first = left;
+        }
+        for (cell, b) in row.iter_mut().skip(1).zip(two.bytes()) {
+            let best = (diagonal + usize::from(a != b)).min(*cell + 1).min(left + 1);
+            diagonal = *cell;
+            *cell = best;
+            left = best;
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_stands_once() {
+        let mut names: Vec<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_gets_a_suggestion() {
+        for (wrong, right) in [
+            ("KAFKA_BROKERS", "KAFKA_BROKER"),
+            ("MQTT_USERNAME", "MQTT_USER_NAME"),
+            ("MQTT_CLIENTID", "MQTT_CLIENT_ID"),
+            ("mqtt_qos", "MQTT_QOS"),
+            ("WILDCARD_TOPICS_LIST", "WILDCARD_TOPIC_LIST"),
+            ("TOPIC_LISTS", "TOPIC_LIST"),
+            ("MQTT_USER_PASSWORD_FIL", "MQTT_USER_PASSWORD_FILE"),
+            ("INVOKE_MAX_GOROUTINES", "INVOKE_MAX_GOROUTINE"),
+        ] {
+            assert_eq!(suggestion(wrong).as_deref(), Some(right), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_known_or_of_somebody_else_gets_none() {
+        for name in [
+            "MQTT_QOS",
+            "KAFKA_HOME",
+            "KAFKA_HEAP_OPTS",
+            "MQTT_SERVICE_HOST",
+            "PATH",
+            "MQTT_USER_PASSWORD_FILE",
+        ] {
+            assert_eq!(suggestion(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn only_a_secret_is_read_from_a_file() {
+        assert_eq!(secret_of_file("MQTT_USER_PASSWORD_FILE").map(|v| v.name), Some("MQTT_USER_PASSWORD"));
+        assert_eq!(secret_of_file("MQTT_QOS_FILE"), None);
+        assert_eq!(secret_of_file("KAFKA_KEY_FILE"), None);
+    }
+
+    #[test]
+    fn the_distance_counts_letters_changed_added_and_left_out() {
+        assert_eq!((distance("", "ab"), distance("ab", ""), distance("kitten", "sitting")), (2, 2, 3));
+    }
+}

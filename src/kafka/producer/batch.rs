@@ -1,0 +1,146 @@
+//! One batch on its way: its records, who waits for each of them, and its identity.
+//!
+//! Invariants:
+//! - `tags` has one entry for each record, in the order of the records;
+//! - an identity is given once, before the first sending, and kept for life. It is taken away only when it is
+//!   certain that nothing of the batch was written (see [`super::partition`]).
+
+use std::time::Instant;
+
+use crate::kafka::compression::Compression;
+use crate::kafka::record_batch::{
+    BatchBuilder, Identity, Record, RecordRef, SealedBatch, next_sequence, with_record_ref,
+};
+
+/// A sealed batch.
+#[derive(Debug)]
+pub(super) struct Batch<T> {
+    /// The records, compressed.
+    pub records: SealedBatch,
+    /// Who waits for each record.
+    pub tags: Vec<T>,
+    /// Producer id, epoch and base sequence; None until it is about to be sent for the first time.
+    pub identity: Option<Identity>,
+    /// Set when the broker refused the batch for what it holds: nothing of it was written.
+    pub refusal: Option<Refusal>,
+    /// Set when an attempt ended without an answer, so that the batch may have been written.
+    pub uncertain: bool,
+}
+
+/// Why a broker refused a batch for what it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// Kafka error code.
+    pub code: i16,
+    /// Indices of the culprits where the broker names them (KIP-467), with its words.
+    pub culprits: Vec<(i32, Option<String>)>,
+    /// The broker's words on the whole batch.
+    pub message: Option<String>,
+}
+
+/// A record that Kafka will never take.
+#[derive(Debug)]
+pub(super) struct Culprit<T> {
+    pub tag: T,
+    pub record: Record,
+    pub reason: Option<String>,
+}
+
+/// What is left of a refused batch: pieces to send again, and records to give up.
+pub(super) struct Pieces<T> {
+    pub batches: Vec<Batch<T>>,
+    pub culprits: Vec<Culprit<T>>,
+}
+
+impl<T> Batch<T> {
+    /// First sequence behind this batch; None while it has no identity.
+    pub fn end_sequence(&self) -> Option<i32> {
+        self.identity.map(|identity| next_sequence(identity.base_sequence, self.records.count()))
+    }
+
+    /// Takes a refused batch apart: named culprits are given up, an only record is the culprit, anything else is
+    /// halved, so that the culprit is found in a logarithmic number of sendings while the order is kept.
+    ///
+    /// # Errors
+    /// The batch cannot be read back (it was encoded in this process, so its memory is damaged): the batch.
+    pub fn take_apart(self, refusal: &Refusal, compression: Compression) -> Result<Pieces<T>, Box<Batch<T>>> {
+        let Ok(records) = self.records.records() else { return Err(Box::new(self)) };
+        if records.len() != self.tags.len() {
+            return Err(Box::new(self));
+        }
+        let only = records.len() == 1;
+        let half = records.len().div_ceil(2);
+        let mut pieces = Pieces { batches: Vec::new(), culprits: Vec::new() };
+        let mut open: Option<OpenBatch<T>> = None;
+        for (index, (record, tag)) in records.into_iter().zip(self.tags).enumerate() {
+            let named = refusal.culprits.iter().find(|(at, _)| usize::try_from(*at) == Ok(index));
+            if only || named.is_some() {
+                let reason = named.and_then(|(_, why)| why.clone()).or_else(|| refusal.message.clone());
+                pieces.culprits.push(Culprit { tag, record, reason });
+                continue;
+            }
+            if refusal.culprits.is_empty() && index == half {
+                pieces.batches.extend(open.take().map(|batch| batch.seal(compression)));
+            }
+            open.get_or_insert_with(OpenBatch::default).append_owned(&record, tag);
+        }
+        pieces.batches.extend(open.take().map(|batch| batch.seal(compression)));
+        Ok(pieces)
+    }
+}
+
+/// The batch that records are still added to.
+#[derive(Debug)]
+pub(super) struct OpenBatch<T> {
+    builder: BatchBuilder,
+    tags: Vec<T>,
+    /// When the first record was added.
+    pub opened_at: Option<Instant>,
+}
+
+impl<T> Default for OpenBatch<T> {
+    fn default() -> Self {
+        OpenBatch { builder: BatchBuilder::new(), tags: Vec::new(), opened_at: None }
+    }
+}
+
+impl<T> OpenBatch<T> {
+    /// True if the record fits into `limit_bytes`; an empty batch takes any record, since the broker alone knows
+    /// what is too large.
+    pub fn has_room(&self, record: &RecordRef<'_>, limit_bytes: usize) -> bool {
+        self.tags.is_empty() || self.builder.encoded_bytes_with(record) <= limit_bytes
+    }
+
+    /// Adds a record.
+    pub fn append(&mut self, record: &RecordRef<'_>, tag: T, now: Instant) {
+        self.opened_at.get_or_insert(now);
+        self.builder.append(record);
+        self.tags.push(tag);
+    }
+
+    /// Encoded size so far, bytes.
+    pub fn encoded_bytes(&self) -> usize {
+        if self.tags.is_empty() { 0 } else { self.builder.encoded_bytes() }
+    }
+
+    /// Closes the batch.
+    pub fn seal(self, compression: Compression) -> Batch<T> {
+        Batch {
+            records: self.builder.seal(compression),
+            tags: self.tags,
+            identity: None,
+            refusal: None,
+            uncertain: false,
+        }
+    }
+
+    /// The tags, for a process that stops.
+    pub fn into_tags(self) -> Vec<T> {
+        self.tags
+    }
+
+    fn append_owned(&mut self, record: &Record, tag: T) {
+        with_record_ref(record, |record| self.builder.append(record));
+        self.tags.push(tag);
+    }
+}

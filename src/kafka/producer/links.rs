@@ -1,0 +1,383 @@
+//! The producer's side of the links: opening and closing them, what is asked of any broker (metadata, a producer
+//! id), and what each answer or lost answer means.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use log::warn;
+
+use super::batch::Refusal;
+use super::cluster::{Asked, SUSPICIOUS_AFTER, Sent};
+use super::partition::{Answer, ProducerId, Setback};
+use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
+use super::{Action, Identity, Producer};
+use crate::kafka::error::{Class, ErrorCode};
+use crate::kafka::protocol::{
+    MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response,
+};
+use crate::kafka::record_batch::with_record_ref;
+
+/// Topics due within this time are asked for together.
+const METADATA_TOGETHER: Duration = Duration::from_millis(250);
+const PRODUCER_ID_RETRY: Duration = Duration::from_millis(250);
+/// While a broker is suspiciously silent, another is asked this often whether its partitions have moved.
+const SUSPICION_REFRESH: Duration = Duration::from_secs(1);
+
+impl<T> Producer<T> {
+    pub(super) fn close_stale_links(&mut self, now: Instant) {
+        for (link, why) in self.cluster.links_to_close(now) {
+            let random = self.rng.f64();
+            let unanswered = self.cluster.remove(link, why, random, now);
+            self.actions.push_back(Action::Close { link });
+            self.on_unanswered(unanswered, now);
+        }
+    }
+
+    pub(super) fn open_links(&mut self, now: Instant) {
+        let (openings, next) = self.cluster.open_missing(&self.wanted_nodes, now);
+        for opening in openings {
+            let (link, host, port) = (opening.link, opening.host, opening.port);
+            self.actions.push_back(Action::Open { link, host, port });
+        }
+        self.wake_at = next;
+    }
+
+    pub(super) fn ask_metadata(&mut self, now: Instant) {
+        self.suspect_silent_leaders(now);
+        if self.metadata_asked || now < self.metadata_at {
+            return;
+        }
+        let Some(link) = self.cluster.any_healthy(now) else { return };
+        let together = now + METADATA_TOGETHER;
+        let mut create_missing = false;
+        let mut names = Vec::new();
+        // Topics that may be created are asked for apart from those that must not be.
+        let creating = self.topics.iter().any(|t| t.metadata_due <= now && t.create && t.slots.is_empty());
+        for topic in self.topics.iter_mut().filter(|topic| topic.metadata_due <= together) {
+            if (topic.create && topic.slots.is_empty()) == creating {
+                create_missing |= creating;
+                topic.metadata_asked = true;
+                names.push(topic.name.clone());
+            }
+        }
+        if names.is_empty() {
+            self.find_metadata_at(now);
+            return;
+        }
+        self.metadata_asked = true;
+        let request = MetadataRequest { topics: Some(names), create_missing };
+        self.send(link, Request::Metadata(request), Asked::Metadata, now);
+    }
+
+    pub(super) fn ask_producer_id(&mut self, now: Instant) {
+        let Identity::WantedFrom(from) = self.identity else { return };
+        if now < from {
+            self.wake_by(from);
+            return;
+        }
+        if let Some(link) = self.cluster.any_healthy(now) {
+            self.identity = Identity::Asked;
+            self.send(link, Request::InitProducerId, Asked::ProducerId, now);
+        }
+    }
+
+    pub(super) fn send(&mut self, link: u64, request: Request, what: Asked, now: Instant) -> u64 {
+        let ticket = self.ticket();
+        self.send_as(ticket, link, request, what, now);
+        ticket
+    }
+
+    pub(super) fn send_as(&mut self, ticket: u64, link: u64, request: Request, what: Asked, now: Instant) {
+        if let Some(found) = self.cluster.links.get_mut(&link) {
+            found.sent.push_back(Sent { ticket, at: now, what });
+        }
+        self.actions.push_back(Action::Send { link, request });
+    }
+
+    pub(super) fn on_response(&mut self, link: u64, response: Response, now: Instant) {
+        let Some(found) = self.cluster.links.get_mut(&link) else { return };
+        let Some(sent) = found.sent.pop_front() else { return };
+        match (sent.what, response) {
+            (Asked::Metadata, Response::Metadata(metadata)) => self.on_metadata(&metadata, now),
+            (Asked::ProducerId, Response::InitProducerId(answer)) => {
+                let id = ProducerId { id: answer.producer_id, epoch: answer.producer_epoch };
+                self.on_producer_id(ErrorCode(answer.error), id, now);
+            }
+            (Asked::Produce(partitions), Response::Produce(answer)) => {
+                self.on_produced(sent.ticket, &partitions, &answer, now);
+            }
+            (Asked::Producers(partitions), Response::DescribeProducers(answers)) => {
+                self.on_producers(&partitions, &answers, now);
+            }
+            (what, _) => {
+                // The connection pairs answers with requests, so this is a broker that does not speak Kafka.
+                warn!("a Kafka broker answered a request of another kind; closing the connection");
+                let mut unanswered = VecDeque::from([Sent { ticket: sent.ticket, at: sent.at, what }]);
+                let random = self.rng.f64();
+                unanswered.extend(self.cluster.on_closed(link, "answer of another kind", random, now));
+                self.actions.push_back(Action::Close { link });
+                self.on_unanswered(unanswered, now);
+            }
+        }
+    }
+
+    /// What was asked on a link that is no more.
+    pub(super) fn on_unanswered(&mut self, unanswered: VecDeque<Sent>, now: Instant) {
+        for sent in unanswered {
+            match sent.what {
+                Asked::Metadata => {
+                    self.metadata_asked = false;
+                    for topic in &mut self.topics {
+                        topic.metadata_asked = false;
+                    }
+                    self.metadata_at = now;
+                }
+                Asked::ProducerId => self.identity = Identity::WantedFrom(now),
+                Asked::Produce(partitions) => {
+                    for at in partitions {
+                        self.answer_partition(at, sent.ticket, &Answer::Unknown, now);
+                    }
+                }
+                Asked::Producers(partitions) => {
+                    for at in partitions {
+                        self.producers_unknown(at, now);
+                    }
+                }
+            }
+        }
+        self.wake_at = Some(now);
+    }
+
+    fn on_metadata(&mut self, metadata: &MetadataResponse, now: Instant) {
+        self.metadata_asked = false;
+        self.cluster.on_brokers(&metadata.brokers);
+        for answer in &metadata.topics {
+            let Some(index) = self.by_name.get(&answer.name).copied() else { continue };
+            let random = self.rng.f64();
+            let Some(topic) = self.topics.get_mut(index) else { continue };
+            match topic.on_metadata(answer, now, random) {
+                MetadataVerdict::Known => {
+                    self.place_waiting(index, now);
+                    self.detach_moved(index, now);
+                }
+                MetadataVerdict::Later => {}
+                MetadataVerdict::Never(code) => self.refuse_waiting(index, code),
+            }
+        }
+        // A topic that was asked for and is not in the answer is asked for again.
+        for topic in self.topics.iter_mut().filter(|topic| topic.metadata_asked) {
+            topic.metadata_asked = false;
+            topic.metadata_due = now + SUSPICION_REFRESH;
+        }
+        self.find_wanted_nodes();
+        self.find_metadata_at(now);
+        self.wake_at = Some(now);
+    }
+
+    fn find_metadata_at(&mut self, now: Instant) {
+        let due = self.topics.iter().map(|topic| topic.metadata_due).min();
+        self.metadata_at = due.unwrap_or(now + Duration::from_secs(3600));
+    }
+
+    fn place_waiting(&mut self, index: usize, now: Instant) {
+        let waiting = self.topics.get_mut(index).map(|topic| std::mem::take(&mut topic.waiting));
+        for (record, tag) in waiting.unwrap_or_default() {
+            with_record_ref(&record, |record| self.place(index, record, tag, now));
+        }
+    }
+
+    fn refuse_waiting(&mut self, index: usize, code: ErrorCode) {
+        let Some(topic) = self.topics.get_mut(index) else { return };
+        let name = topic.name.clone();
+        for (record, tag) in std::mem::take(&mut topic.waiting) {
+            self.refuse(&name, record, tag, code, format!("Kafka refuses the topic name {name}"));
+        }
+    }
+
+    /// What is in flight to a broker that leads the partition no more will not be answered in any useful way, and
+    /// if that broker hangs, not at all.
+    fn detach_moved(&mut self, index: usize, now: Instant) {
+        let Some(topic) = self.topics.get(index) else { return };
+        let mut moved = Vec::new();
+        for (partition, slot) in topic.slots.iter().enumerate() {
+            for ticket in slot.partition.unanswered() {
+                let node = self.cluster.link_of_ticket(ticket).and_then(|link| link.node);
+                if node.is_some() && slot.partition.leader.is_some() && node != slot.partition.leader {
+                    moved.push((PartitionAt { topic: index, partition }, ticket));
+                }
+            }
+        }
+        for (at, ticket) in moved {
+            self.answer_partition(at, ticket, &Answer::Unknown, now);
+        }
+    }
+
+    /// A broker that is silent may have lost its partitions to another: ask one that answers.
+    fn suspect_silent_leaders(&mut self, now: Instant) {
+        let silent = |sent: &Sent| now.saturating_duration_since(sent.at) >= SUSPICIOUS_AFTER;
+        let links = self.cluster.links.values();
+        let stuck = links.filter(|link| link.sent.front().is_some_and(silent));
+        let asked: Vec<PartitionAt> = stuck
+            .flat_map(|link| &link.sent)
+            .filter_map(|sent| match &sent.what {
+                Asked::Produce(partitions) | Asked::Producers(partitions) => Some(partitions),
+                _ => None,
+            })
+            .flatten()
+            .copied()
+            .collect();
+        for at in asked {
+            if let Some(topic) = self.topics.get_mut(at.topic)
+                && !topic.metadata_asked
+                && topic.metadata_due > now + SUSPICION_REFRESH
+            {
+                topic.metadata_due = now + SUSPICION_REFRESH;
+                self.metadata_at = self.metadata_at.min(topic.metadata_due);
+            }
+        }
+    }
+
+    fn on_producer_id(&mut self, code: ErrorCode, id: ProducerId, now: Instant) {
+        match code.class() {
+            Class::None => {
+                self.newest = Some(id);
+                self.identity = Identity::Known(id);
+                self.wake_at = Some(now);
+            }
+            Class::ClientRefused | Class::TopicRefused => {
+                self.deny_identity(code);
+                self.wake_at = Some(now);
+            }
+            _ => self.identity = Identity::WantedFrom(now + PRODUCER_ID_RETRY),
+        }
+    }
+
+    fn on_produced(&mut self, ticket: u64, asked: &[PartitionAt], answer: &ProduceResponse, now: Instant) {
+        for at in asked {
+            let Some(topic) = self.topics.get(at.topic) else { continue };
+            let result = answer.results.iter().find(|result| {
+                result.topic == topic.name && usize::try_from(result.partition) == Ok(at.partition)
+            });
+            let outcome = match result {
+                None => Answer::Unknown,
+                Some(result) => match ErrorCode(result.error).class() {
+                    Class::None | Class::AlreadyWritten => Answer::Written,
+                    _ => Answer::Failed(Refusal {
+                        code: result.error,
+                        culprits: result.record_errors.clone(),
+                        message: result.message.clone(),
+                    }),
+                },
+            };
+            self.answer_partition(*at, ticket, &outcome, now);
+        }
+    }
+
+    fn answer_partition(&mut self, at: PartitionAt, ticket: u64, answer: &Answer, now: Instant) {
+        let random = self.rng.f64();
+        let Some(topic) = self.topics.get_mut(at.topic) else { return };
+        let Some(slot) = topic.slots.get_mut(at.partition) else { return };
+        slot.partition.answer(ticket, answer);
+        let before = self.delivered.len();
+        let setback = slot.partition.collect(now, random, &mut self.delivered);
+        let delivered = self.delivered.len() - before;
+        self.pending -= delivered;
+        self.stats.delivered += delivered as u64;
+        if delivered > 0 {
+            topic.on_accepted();
+        }
+        if let Some(setback) = setback {
+            self.stats.setbacks += 1;
+            on_setback(topic, setback, now, random);
+            self.metadata_at = self.metadata_at.min(topic.metadata_due);
+        }
+        self.list(at);
+    }
+
+    fn on_producers(&mut self, asked: &[PartitionAt], answers: &[PartitionProducers], now: Instant) {
+        for at in asked {
+            let Some(topic) = self.topics.get_mut(at.topic) else { continue };
+            let answer = answers.iter().find(|answer| {
+                answer.topic == topic.name && usize::try_from(answer.partition) == Ok(at.partition)
+            });
+            let code = answer.map(|answer| ErrorCode(answer.error));
+            match code.map(ErrorCode::class) {
+                Some(Class::None) => {
+                    topic.ask_right = AskRight::Granted;
+                    self.on_known_producers(*at, answer);
+                }
+                Some(Class::TopicRefused | Class::ClientRefused) => {
+                    if topic.ask_right != AskRight::Denied {
+                        warn!(
+                            "no right to READ Kafka topic {} ({}): after a broker failure a batch may be written \
+                             twice, and only one is in flight for a partition; grant READ on it",
+                            topic.name,
+                            code.unwrap_or(ErrorCode(0))
+                        );
+                    }
+                    topic.ask_right = AskRight::Denied;
+                    self.producers_unknown(*at, now);
+                }
+                _ => {
+                    let random = self.rng.f64();
+                    if topic.ask_right == AskRight::Trying {
+                        topic.ask_right = AskRight::Untried;
+                    }
+                    topic.want_metadata(now, random);
+                    self.metadata_at = self.metadata_at.min(topic.metadata_due);
+                    self.producers_unknown(*at, now);
+                }
+            }
+            self.list(*at);
+        }
+    }
+
+    fn on_known_producers(&mut self, at: PartitionAt, answer: Option<&PartitionProducers>) {
+        let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition))
+        else {
+            return;
+        };
+        let ours = slot.partition.producer();
+        let state = answer.and_then(|answer| {
+            answer.producers.iter().find(|state| {
+                ours.is_some_and(|ours| {
+                    ours.id == state.producer_id && i32::from(ours.epoch) == state.producer_epoch
+                })
+            })
+        });
+        let last_written = state.map(|state| state.last_sequence).filter(|last| *last >= 0);
+        let before = self.delivered.len();
+        let notice = slot.partition.producers_answer(last_written, &mut self.delivered);
+        let delivered = self.delivered.len() - before;
+        self.pending -= delivered;
+        self.stats.delivered += delivered as u64;
+        if let Some(notice) = notice {
+            self.note(at, notice);
+        }
+    }
+
+    fn producers_unknown(&mut self, at: PartitionAt, now: Instant) {
+        let random = self.rng.f64();
+        if let Some(topic) = self.topics.get_mut(at.topic) {
+            if topic.ask_right == AskRight::Trying {
+                topic.ask_right = AskRight::Untried;
+            }
+            if let Some(slot) = topic.slots.get_mut(at.partition) {
+                slot.partition.producers_unknown(now, random);
+            }
+        }
+        self.list(at);
+    }
+}
+
+fn on_setback<T>(topic: &mut Topic<T>, setback: Setback, now: Instant, random: f64) {
+    let Some(code) = setback.code else {
+        topic.want_metadata(now, random);
+        return;
+    };
+    match code.class() {
+        Class::TopicRefused | Class::ClientRefused => topic.on_refused(code),
+        Class::RecordRefused | Class::ProducerRefused => {}
+        _ => topic.want_metadata(now, random),
+    }
+}

@@ -1,0 +1,535 @@
+//! One partition's way to Kafka: what waits, what is in flight, and what to do when an answer is an error or
+//! never comes. Pure: knows nothing of connections, topics or time but what it is told.
+//!
+//! ```text
+//! append -> open batch -> queue -> in flight -> delivered
+//!                           ^          |
+//!                           +-recovery-+   error or no answer: back to the head of the queue, identity kept
+//! ```
+//!
+//! Invariants (design: exact replay; KIP-98; KIP-664):
+//! - batches are sent in order of arrival, and a batch that was sent keeps its identity until it is certain that
+//!   it was not written;
+//! - at most [`WINDOW`] batches are in flight: the broker recognises a resent batch among the last five;
+//! - until a batch is acknowledged under an identity, only one is in flight. A leader that knows nothing of a
+//!   producer accepts any sequence, so a second batch could be written ahead of a first one that failed;
+//! - an acknowledged batch proves all before it under the same identity: the leader takes a sequence only behind
+//!   its predecessor, and acks=all confirms the log up to it;
+//! - after any unknown outcome the leader is asked what it has written (DescribeProducers) before anything is
+//!   sent again, because a restarted broker remembers only the last batch of each producer. What it has is not
+//!   taken as delivered on its word (it may not be replicated yet): the last of these batches is sent again, and
+//!   its acknowledgement settles them all.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::batch::{Batch, Culprit, OpenBatch, Refusal};
+use crate::backoff::Backoff;
+use crate::kafka::compression::Compression;
+use crate::kafka::error::{Class, ErrorCode};
+use crate::kafka::record_batch::{Identity, RecordRef, next_sequence};
+
+/// Most batches in flight for a partition; see the module head.
+pub(super) const WINDOW: usize = 5;
+/// How long an acknowledgement keeps the window open: well below any sane producer.id.expiration.ms.
+const PROVEN_FOR: Duration = Duration::from_secs(60);
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long a partition rests that an operator must open again (not authorised).
+const PARKED: Duration = Duration::from_secs(5);
+/// How often a sequence may be refused in a row before the identity is given up: a way out of a state that
+/// should not exist, instead of asking for ever.
+const GAPS_MAX: u32 = 3;
+
+/// A producer id and its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ProducerId {
+    pub id: i64,
+    pub epoch: i16,
+}
+
+/// The answer to a batch that was sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Written and replicated as acks asks.
+    Written,
+    /// An error code, with what the broker says.
+    Failed(Refusal),
+    /// The connection ended, or the leader moved away, before an answer came.
+    Unknown,
+}
+
+/// What the partition needs next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing to do until something happens.
+    Idle,
+    /// Nothing to do before this time.
+    WaitUntil(Instant),
+    /// A producer id other than the retired one.
+    NeedsProducerId,
+    /// Ask the leader what this producer has written: then call [`Partition::producers_asked`].
+    AskProducers,
+    /// The head of the queue was refused: call [`Partition::take_apart`].
+    TakeApart,
+    /// A batch may be sent: call [`Partition::send`].
+    Send,
+}
+
+/// What the partition must know of the world around it to find its next step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View {
+    pub now: Instant,
+    /// The newest producer id; None until it is known.
+    pub producer: Option<ProducerId>,
+    /// False where the broker refuses idempotent producers: no identities, one batch in flight.
+    pub idempotent: bool,
+    /// The leader can be asked with DescribeProducers.
+    pub can_ask: bool,
+    /// Records wait at least this long for company.
+    pub linger: Duration,
+    /// The connection would rather gather than send a part-filled batch now.
+    pub gather: bool,
+    pub compression: Compression,
+}
+
+/// How a run of batches failed, for the log and for what else is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Setback {
+    /// First error code; None where the answer never came.
+    pub code: Option<ErrorCode>,
+}
+
+/// Things that must be told to an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Notice {
+    /// Kafka no longer has records that it acknowledged (unclean leader election, truncation).
+    AcknowledgedRecordsGone,
+    /// Kafka has forgotten the producer, so a batch whose answer never came may be written twice.
+    MayRepeat,
+}
+
+struct InFlight<T> {
+    batch: Batch<T>,
+    ticket: u64,
+    answer: Option<Answer>,
+}
+
+struct Recovery {
+    not_before: Instant,
+    asked: bool,
+    /// The identity is of no more use: take another for what is not written.
+    retire: bool,
+}
+
+/// See the module head.
+pub(super) struct Partition<T> {
+    /// Node id of the leader.
+    pub leader: Option<i32>,
+    queue: VecDeque<Batch<T>>,
+    open: Option<OpenBatch<T>>,
+    in_flight: VecDeque<InFlight<T>>,
+    producer: Option<ProducerId>,
+    retired: Option<i64>,
+    next_sequence: i32,
+    /// Something was acknowledged under the present identity.
+    acknowledged: bool,
+    proven_at: Option<Instant>,
+    recovery: Option<Recovery>,
+    /// How many batches at the head of the queue are confirmed by sending only the one behind them.
+    covered: usize,
+    gaps: u32,
+    retry: Backoff,
+    queued_bytes: usize,
+}
+
+impl<T> Partition<T> {
+    pub fn new() -> Self {
+        Partition {
+            leader: None,
+            queue: VecDeque::new(),
+            open: None,
+            in_flight: VecDeque::new(),
+            producer: None,
+            retired: None,
+            next_sequence: 0,
+            acknowledged: false,
+            proven_at: None,
+            recovery: None,
+            covered: 0,
+            gaps: 0,
+            retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
+            queued_bytes: 0,
+        }
+    }
+
+    /// Adds a record behind all others.
+    pub fn append(
+        &mut self,
+        record: &RecordRef<'_>,
+        tag: T,
+        now: Instant,
+        limit_bytes: usize,
+        codec: Compression,
+    ) {
+        if self.open.as_ref().is_some_and(|open| !open.has_room(record, limit_bytes)) {
+            self.seal_open(codec);
+        }
+        let open = self.open.get_or_insert_with(OpenBatch::default);
+        let before = open.encoded_bytes();
+        open.append(record, tag, now);
+        self.queued_bytes += open.encoded_bytes() - before;
+    }
+
+    /// Bytes that wait to be sent.
+    pub fn queued_bytes(&self) -> usize {
+        self.queued_bytes
+    }
+
+    /// True if something waits to be sent.
+    pub fn has_queued(&self) -> bool {
+        self.open.is_some() || !self.queue.is_empty()
+    }
+
+    /// The identity under which the leader is asked.
+    pub fn producer(&self) -> Option<ProducerId> {
+        self.producer
+    }
+
+    /// The tickets of what is in flight and unanswered.
+    pub fn unanswered(&self) -> impl Iterator<Item = u64> + '_ {
+        self.in_flight.iter().filter(|sent| sent.answer.is_none()).map(|sent| sent.ticket)
+    }
+
+    /// Notes the leader that metadata names. A question to the one before is as good as lost.
+    pub fn set_leader(&mut self, leader: Option<i32>) {
+        if self.leader != leader {
+            self.leader = leader;
+            self.proven_at = None;
+            if let Some(recovery) = &mut self.recovery {
+                recovery.asked = false;
+            }
+        }
+    }
+
+    /// The next step; see [`Step`].
+    pub fn step(&mut self, view: &View) -> Step {
+        if self.in_flight.iter().any(|sent| sent.answer.is_some()) {
+            return Step::Idle; // A failed run comes back whole before anything else is sent.
+        }
+        if let Some(step) = self.recovery_step(view) {
+            return step;
+        }
+        if self.queue.is_empty() {
+            match self.open_step(view) {
+                Some(step) => return step,
+                None => self.seal_open(view.compression),
+            }
+        }
+        let Some(head) = self.queue.front() else { return Step::Idle };
+        if head.refusal.is_some() {
+            return if self.in_flight.is_empty() { Step::TakeApart } else { Step::Idle };
+        }
+        if self.tickets_in_flight() >= self.window(view) {
+            return Step::Idle;
+        }
+        if head.identity.is_none() && view.idempotent && self.producer.is_none() {
+            let usable = view.producer.filter(|producer| Some(producer.id) != self.retired);
+            let Some(producer) = usable else { return Step::NeedsProducerId };
+            self.producer = Some(producer);
+            self.next_sequence = 0;
+        }
+        Step::Send
+    }
+
+    /// Sends the head of the queue, after [`Step::Send`]: the encoded batch, now in flight under `ticket`.
+    pub fn send(&mut self, ticket: u64) -> Option<Bytes> {
+        for _ in 0..std::mem::take(&mut self.covered) {
+            if let Some(batch) = self.pop_queue() {
+                self.in_flight.push_back(InFlight { batch, ticket, answer: None });
+            }
+        }
+        let mut batch = self.pop_queue()?;
+        let identity = match (batch.identity, self.producer) {
+            (Some(identity), _) => identity,
+            (None, Some(producer)) => {
+                let base_sequence = self.next_sequence;
+                self.next_sequence = next_sequence(base_sequence, batch.records.count());
+                Identity { producer_id: producer.id, producer_epoch: producer.epoch, base_sequence }
+            }
+            (None, None) => Identity::NONE,
+        };
+        if identity != Identity::NONE {
+            batch.identity = Some(identity);
+        }
+        let bytes = batch.records.encode(identity);
+        self.in_flight.push_back(InFlight { batch, ticket, answer: None });
+        Some(bytes)
+    }
+
+    /// Notes the answer to what was sent under `ticket`. Stale tickets are ignored.
+    pub fn answer(&mut self, ticket: u64, answer: &Answer) {
+        let mut last = None;
+        for (index, sent) in self.in_flight.iter_mut().enumerate() {
+            if sent.ticket == ticket && sent.answer.is_none() {
+                sent.answer = Some(answer.clone());
+                last = Some(index);
+            }
+        }
+        // Only the last batch of a ticket was really sent; those that it covers share a success, but a refusal
+        // of it says nothing of them.
+        if let (Answer::Failed(_), Some(last)) = (answer, last) {
+            for sent in self.in_flight.iter_mut().take(last).filter(|sent| sent.ticket == ticket) {
+                sent.answer = Some(Answer::Unknown);
+            }
+        }
+    }
+
+    /// Takes out what is delivered, in order, into `delivered`. If the rest of what was in flight has failed and
+    /// all answers are in, puts it back to the head of the queue and says why.
+    pub fn collect(&mut self, now: Instant, random: f64, delivered: &mut Vec<T>) -> Option<Setback> {
+        self.collect_delivered(now, delivered);
+        let failed = self.in_flight.iter().any(|sent| sent.answer.is_some());
+        if !failed || self.in_flight.iter().any(|sent| sent.answer.is_none()) {
+            return None;
+        }
+        let code = self.in_flight.iter().find_map(|sent| match &sent.answer {
+            Some(Answer::Failed(refusal)) => Some(ErrorCode(refusal.code)),
+            _ => None,
+        });
+        let class = code.map_or(Class::Retriable, ErrorCode::class);
+        self.put_back();
+        let delay = match class {
+            Class::TopicRefused | Class::ClientRefused => PARKED,
+            Class::RecordRefused | Class::ProducerRefused => Duration::ZERO,
+            _ => self.retry.next_delay(random),
+        };
+        self.gaps = if class == Class::SequenceUnknown { self.gaps + 1 } else { 0 };
+        let retire = class == Class::ProducerRefused || self.gaps >= GAPS_MAX;
+        self.proven_at = None;
+        self.recovery = Some(Recovery { not_before: now + delay, asked: false, retire });
+        Some(Setback { code })
+    }
+
+    /// The question of [`Step::AskProducers`] is on its way.
+    pub fn producers_asked(&mut self) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.asked = true;
+        }
+    }
+
+    /// The question could not be answered: ask again later.
+    pub fn producers_unknown(&mut self, now: Instant, random: f64) {
+        if let Some(recovery) = &mut self.recovery {
+            recovery.asked = false;
+            recovery.not_before = now + self.retry.next_delay(random);
+        }
+    }
+
+    /// The leader's answer: the last sequence it has written of our producer, or None if it knows nothing of it.
+    /// See the module head for what follows from it.
+    pub fn producers_answer(&mut self, last_written: Option<i32>, delivered: &mut Vec<T>) -> Option<Notice> {
+        let recovery = self.recovery.take_if(|recovery| recovery.asked)?;
+        let Some(last_written) = last_written else {
+            let repeat = self.acknowledged && self.queue.iter().any(|batch| batch.uncertain);
+            if recovery.retire {
+                self.retire();
+            }
+            return repeat.then_some(Notice::MayRepeat);
+        };
+        let reached = |batch: &Batch<T>| batch.end_sequence().is_some_and(|end| is_behind(end, last_written));
+        let written = self.queue.iter().take_while(|batch| reached(batch)).count();
+        let unconfirmable = self.queue.iter().take(written).any(|batch| batch.refusal.is_some());
+        if written > 0 && !recovery.retire && !unconfirmable {
+            self.covered = written - 1;
+            return None;
+        }
+        // Written, but under an identity or with a size that Kafka no longer takes: it cannot be confirmed by
+        // sending it again, and it is in the log.
+        for _ in 0..written {
+            if let Some(batch) = self.pop_queue() {
+                delivered.extend(batch.tags);
+            }
+        }
+        let expected = next_sequence(last_written, 1);
+        let next = self.queue.front().and_then(|batch| batch.identity);
+        let gap = written == 0 && next.is_some_and(|identity| identity.base_sequence != expected);
+        if gap || recovery.retire {
+            self.retire();
+        }
+        gap.then_some(Notice::AcknowledgedRecordsGone)
+    }
+
+    /// Takes the refused head of the queue apart, after [`Step::TakeApart`]. Returns the records to give up, with
+    /// the refusal.
+    pub fn take_apart(&mut self, codec: Compression) -> Option<(Refusal, Vec<Culprit<T>>)> {
+        let mut batch = self.pop_queue()?;
+        let refusal = batch.refusal.take()?;
+        let culprits = match batch.take_apart(&refusal, codec) {
+            Ok(pieces) => {
+                for piece in pieces.batches.into_iter().rev() {
+                    self.push_front(piece);
+                }
+                pieces.culprits
+            }
+            Err(batch) => {
+                // Unreadable to ourselves: sent again as it is, it is refused again; never dropped silently.
+                self.push_front(*batch);
+                Vec::new()
+            }
+        };
+        self.retire();
+        Some((refusal, culprits))
+    }
+
+    /// All that waits or is in flight, for a process that stops.
+    pub fn abandon(&mut self) -> Vec<T> {
+        let sent = std::mem::take(&mut self.in_flight).into_iter().flat_map(|sent| sent.batch.tags);
+        let queued = std::mem::take(&mut self.queue).into_iter().flat_map(|batch| batch.tags);
+        let open = self.open.take().map(OpenBatch::into_tags).unwrap_or_default();
+        self.queued_bytes = 0;
+        sent.chain(queued).chain(open).collect()
+    }
+
+    fn recovery_step(&mut self, view: &View) -> Option<Step> {
+        let recovery = self.recovery.as_ref()?;
+        if view.now < recovery.not_before {
+            return Some(Step::WaitUntil(recovery.not_before));
+        }
+        if recovery.asked {
+            return Some(Step::Idle);
+        }
+        let was_sent = self.queue.front().is_some_and(|batch| batch.identity.is_some());
+        if was_sent && view.can_ask {
+            return Some(Step::AskProducers);
+        }
+        if was_sent && (recovery.retire || self.gaps > 0) {
+            // Refused without a way to ask. Never lose: send under another identity, at the risk of a repeat.
+            self.retire();
+        }
+        self.recovery = None;
+        None
+    }
+
+    fn open_step(&self, view: &View) -> Option<Step> {
+        let Some(open) = &self.open else { return Some(Step::Idle) };
+        if view.gather {
+            return Some(Step::Idle);
+        }
+        let due = open.opened_at? + view.linger;
+        (view.now < due).then_some(Step::WaitUntil(due))
+    }
+
+    fn window(&self, view: &View) -> usize {
+        let proven = self.proven_at.is_some_and(|at| view.now.saturating_duration_since(at) < PROVEN_FOR);
+        if proven && view.can_ask && view.idempotent { WINDOW } else { 1 }
+    }
+
+    fn tickets_in_flight(&self) -> usize {
+        let mut count = 0;
+        let mut last = None;
+        for sent in &self.in_flight {
+            if last != Some(sent.ticket) {
+                count += 1;
+                last = Some(sent.ticket);
+            }
+        }
+        count
+    }
+
+    fn collect_delivered(&mut self, now: Instant, delivered: &mut Vec<T>) {
+        let is_refused = |sent: &InFlight<T>| match &sent.answer {
+            Some(Answer::Failed(refusal)) => ErrorCode(refusal.code).class() == Class::RecordRefused,
+            _ => false,
+        };
+        let certain = self.in_flight.iter().take_while(|sent| !is_refused(sent));
+        let proven = certain
+            .enumerate()
+            .filter(|(_, sent)| sent.answer == Some(Answer::Written))
+            .last()
+            .map_or(0, |(index, _)| index + 1);
+        // Without an identity a later batch proves nothing of an earlier one; then only one is in flight anyway.
+        for sent in self.in_flight.drain(..proven) {
+            delivered.extend(sent.batch.tags);
+        }
+        if proven > 0 {
+            self.acknowledged = true;
+            self.proven_at = Some(now);
+            self.gaps = 0;
+            self.retry.reset();
+        }
+    }
+
+    fn put_back(&mut self) {
+        while let Some(sent) = self.in_flight.pop_back() {
+            let mut batch = sent.batch;
+            match sent.answer {
+                Some(Answer::Failed(refusal)) => match ErrorCode(refusal.code).class() {
+                    Class::RecordRefused => batch.refusal = Some(refusal),
+                    Class::TopicRefused | Class::SequenceUnknown | Class::ProducerRefused => {}
+                    _ => batch.uncertain = true,
+                },
+                _ => batch.uncertain = true,
+            }
+            self.push_front(batch);
+        }
+    }
+
+    /// Gives the identity up: nothing that is queued was written under it.
+    fn retire(&mut self) {
+        self.retired = self.producer.take().map(|producer| producer.id).or(self.retired);
+        self.next_sequence = 0;
+        self.acknowledged = false;
+        self.proven_at = None;
+        self.covered = 0;
+        self.gaps = 0;
+        for batch in &mut self.queue {
+            batch.identity = None;
+            batch.uncertain = false;
+        }
+    }
+
+    fn seal_open(&mut self, codec: Compression) {
+        if let Some(open) = self.open.take() {
+            self.queued_bytes -= open.encoded_bytes();
+            let batch = open.seal(codec);
+            self.queued_bytes += batch.records.encoded_bytes();
+            self.queue.push_back(batch);
+        }
+    }
+
+    fn pop_queue(&mut self) -> Option<Batch<T>> {
+        let batch = self.queue.pop_front()?;
+        self.queued_bytes -= batch.records.encoded_bytes();
+        Some(batch)
+    }
+
+    fn push_front(&mut self, batch: Batch<T>) {
+        self.queued_bytes += batch.records.encoded_bytes();
+        self.queue.push_front(batch);
+    }
+}
+
+/// True if a batch that ends before sequence `end` lies at or below `last_written`. Sequences wrap at 2^31, and
+/// what is compared is never further apart than a few batches.
+fn is_behind(end: i32, last_written: i32) -> bool {
+    let distance = (i64::from(last_written) + 1 - i64::from(end)).rem_euclid(1 << 31);
+    distance < (1 << 30)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_told_across_the_wrap_of_sequences() {
+        assert!(is_behind(10, 9));
+        assert!(is_behind(10, 200));
+        assert!(!is_behind(10, 8));
+        assert!(is_behind(i32::MAX, 3));
+        assert!(is_behind(0, i32::MAX));
+        assert!(!is_behind(4, i32::MAX));
+    }
+}

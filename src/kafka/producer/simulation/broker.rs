@@ -1,0 +1,264 @@
+//! A simulated cluster with the idempotence rules that were established on Apache Kafka 2.8.2, 3.9.2 and 4.3.1.
+//!
+//! Fault model: any link may break before or after its next request is carried out; a request may be answered with
+//! any of the retriable codes, carried out or not; a leader may move, losing what is not acknowledged; a broker may
+//! restart and remember only the last batch of each producer. What is acknowledged is never lost.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::kafka::protocol::{
+    Broker, InitProducerIdResponse, MetadataResponse, PartitionMetadata, PartitionProducers, ProduceResponse,
+    ProduceResult, ProducerState, Request, Response, TopicMetadata, TopicName,
+};
+use crate::kafka::record_batch::{Identity, decode_batches, next_sequence};
+
+/// What is to happen to a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Carried out and answered.
+    Normal,
+    /// Not carried out; answered with this code.
+    Refuse(i16),
+    /// Carried out, and answered with this code (REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS_AFTER_APPEND).
+    CarryOutAndSay(i16),
+    /// Not carried out, and the link breaks.
+    BreakBefore,
+    /// Carried out, and the link breaks.
+    BreakAfter,
+}
+
+#[derive(Debug, Clone)]
+struct Written {
+    identity: Identity,
+    end: i32,
+    values: Vec<u64>,
+}
+
+#[derive(Debug, Default)]
+pub struct SimPartition {
+    pub leader: i32,
+    log: Vec<Written>,
+    /// Batches of `log` that have been acknowledged and survive a leader change.
+    safe: usize,
+    /// How many of the last batches of each producer are remembered (5, or 1 after a restart).
+    remembered: BTreeMap<i64, VecDeque<(Identity, i32)>>,
+}
+
+impl SimPartition {
+    pub fn values(&self) -> Vec<u64> {
+        self.log.iter().flat_map(|written| written.values.clone()).collect()
+    }
+
+    fn append(&mut self, identity: Identity, values: Vec<u64>) -> i16 {
+        let end = next_sequence(identity.base_sequence, i32::try_from(values.len()).unwrap());
+        if identity != Identity::NONE {
+            let remembered = self.remembered.entry(identity.producer_id).or_default();
+            if remembered.iter().any(|(known, known_end)| *known == identity && *known_end == end) {
+                self.safe = self.log.len();
+                return 0;
+            }
+            if remembered.back().is_some_and(|(_, last)| *last != identity.base_sequence) {
+                return 45;
+            }
+            remembered.push_back((identity, end));
+            while remembered.len() > 5 {
+                remembered.pop_front();
+            }
+        }
+        self.log.push(Written { identity, end, values });
+        0
+    }
+
+    fn rebuild_memory(&mut self, depth: usize) {
+        self.remembered.clear();
+        for written in &self.log {
+            if written.identity != Identity::NONE {
+                let remembered = self.remembered.entry(written.identity.producer_id).or_default();
+                remembered.push_back((written.identity, written.end));
+                while remembered.len() > depth {
+                    remembered.pop_front();
+                }
+            }
+        }
+    }
+}
+
+/// See the module head.
+#[derive(Debug)]
+pub struct SimCluster {
+    pub brokers: i32,
+    pub topic: TopicName,
+    pub partitions: Vec<SimPartition>,
+    next_producer_id: i64,
+    /// A record with this value is refused: MESSAGE_TOO_LARGE.
+    pub poison: Option<u64>,
+    /// DescribeProducers is answered with this code.
+    pub describe_code: i16,
+}
+
+impl SimCluster {
+    pub fn new(brokers: i32, partitions: i32) -> Self {
+        let partitions = (0..partitions)
+            .map(|index| SimPartition { leader: index % brokers, ..Default::default() })
+            .collect();
+        SimCluster {
+            brokers,
+            topic: "t".into(),
+            partitions,
+            next_producer_id: 1000,
+            poison: None,
+            describe_code: 0,
+        }
+    }
+
+    /// Moves a leader; what is not acknowledged may be lost with the old one.
+    pub fn move_leader(&mut self, partition: usize, lose_unsafe: bool) {
+        let brokers = self.brokers;
+        let partition = &mut self.partitions[partition];
+        partition.leader = (partition.leader + 1) % brokers;
+        if lose_unsafe {
+            partition.log.truncate(partition.safe);
+        }
+        partition.rebuild_memory(5);
+    }
+
+    /// Restarts a broker: only the last batch of each producer is remembered.
+    pub fn restart(&mut self, broker: i32) {
+        for partition in self.partitions.iter_mut().filter(|p| p.leader == broker) {
+            partition.rebuild_memory(1);
+        }
+    }
+
+    /// Carries out a request on a broker. None: the link breaks.
+    pub fn handle(&mut self, broker: i32, request: &Request, fate: Fate) -> Option<Response> {
+        match fate {
+            Fate::BreakBefore => return None,
+            Fate::BreakAfter => {
+                self.carry_out(broker, request, 0, false);
+                return None;
+            }
+            _ => {}
+        }
+        Some(match fate {
+            Fate::Refuse(code) => self.refuse(request, code),
+            Fate::CarryOutAndSay(code) => self.carry_out(broker, request, code, false),
+            _ => self.carry_out(broker, request, 0, true),
+        })
+    }
+
+    fn refuse(&mut self, request: &Request, code: i16) -> Response {
+        match request {
+            Request::Produce(produce) => Response::Produce(ProduceResponse {
+                throttle_ms: 0,
+                results: produce.batches.iter().map(|b| result(&b.topic, b.partition, code)).collect(),
+            }),
+            Request::InitProducerId => Response::InitProducerId(InitProducerIdResponse {
+                error: code,
+                producer_id: -1,
+                producer_epoch: -1,
+            }),
+            _ => self.carry_out(0, request, 0, true),
+        }
+    }
+
+    fn carry_out(&mut self, broker: i32, request: &Request, say: i16, acknowledge: bool) -> Response {
+        match request {
+            Request::Metadata(_) => self.metadata(),
+            Request::InitProducerId => {
+                self.next_producer_id += 1;
+                Response::InitProducerId(InitProducerIdResponse {
+                    error: 0,
+                    producer_id: self.next_producer_id,
+                    producer_epoch: 0,
+                })
+            }
+            Request::Produce(produce) => {
+                let mut results = Vec::new();
+                for batch in &produce.batches {
+                    let code = self.produce(broker, batch.partition, batch.records.clone(), acknowledge);
+                    let code = if code == 0 { say } else { code };
+                    results.push(result(&batch.topic, batch.partition, code));
+                }
+                Response::Produce(ProduceResponse { throttle_ms: 0, results })
+            }
+            Request::DescribeProducers(topics) => {
+                let mut answers = Vec::new();
+                for (topic, partitions) in topics {
+                    for partition in partitions {
+                        answers.push(self.describe(broker, topic, *partition));
+                    }
+                }
+                Response::DescribeProducers(answers)
+            }
+            other => panic!("the producer does not ask {other:?}"),
+        }
+    }
+
+    fn produce(&mut self, broker: i32, partition: i32, records: bytes::Bytes, acknowledge: bool) -> i16 {
+        let batch = decode_batches(records).next().unwrap().unwrap();
+        let values: Vec<u64> = batch
+            .records()
+            .unwrap()
+            .iter()
+            .map(|record| u64::from_be_bytes(record.value.as_deref().unwrap().try_into().unwrap()))
+            .collect();
+        let found = &mut self.partitions[usize::try_from(partition).unwrap()];
+        if found.leader != broker {
+            return 6;
+        }
+        if self.poison.is_some_and(|poison| values.contains(&poison)) {
+            return 10;
+        }
+        let code = found.append(batch.identity, values);
+        if code == 0 && acknowledge {
+            found.safe = found.log.len();
+        }
+        code
+    }
+
+    fn describe(&self, broker: i32, topic: &TopicName, partition: i32) -> PartitionProducers {
+        let found = &self.partitions[usize::try_from(partition).unwrap()];
+        let error = if found.leader != broker { 6 } else { self.describe_code };
+        let producers = found
+            .remembered
+            .iter()
+            .filter(|_| error == 0)
+            .filter_map(|(id, batches)| batches.back().map(|(identity, end)| (id, identity, end)))
+            .map(|(id, identity, end)| ProducerState {
+                producer_id: *id,
+                producer_epoch: identity.producer_epoch.into(),
+                last_sequence: if *end == 0 { i32::MAX } else { end - 1 },
+            })
+            .collect();
+        PartitionProducers { topic: topic.clone(), partition, error, producers }
+    }
+
+    fn metadata(&self) -> Response {
+        let broker = |id| Broker { id, host: format!("b{id}"), port: 9092 };
+        let partition = |(index, p): (usize, &SimPartition)| PartitionMetadata {
+            index: i32::try_from(index).unwrap(),
+            error: 0,
+            leader: p.leader,
+            leader_epoch: 0,
+        };
+        Response::Metadata(MetadataResponse {
+            brokers: (0..self.brokers).map(broker).collect(),
+            topics: vec![TopicMetadata {
+                name: self.topic.clone(),
+                error: 0,
+                partitions: self.partitions.iter().enumerate().map(partition).collect(),
+            }],
+        })
+    }
+}
+
+fn result(topic: &TopicName, partition: i32, error: i16) -> ProduceResult {
+    ProduceResult {
+        topic: topic.clone(),
+        partition,
+        error,
+        base_offset: -1,
+        record_errors: Vec::new(),
+        message: None,
+    }
+}

@@ -1,0 +1,197 @@
+//! One topic: its partitions, what waits until they are known, and what is wrong with it.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use log::{error, info};
+
+use super::partition::Partition;
+use crate::backoff::Backoff;
+use crate::kafka::error::{Class, ErrorCode};
+use crate::kafka::partitioner::Sticky;
+use crate::kafka::protocol::{TopicMetadata, TopicName};
+use crate::kafka::record_batch::Record;
+
+/// Metadata is asked again after this long without a reason, as the Java client's metadata.max.age.ms.
+const METADATA_AGE: Duration = Duration::from_secs(300);
+/// Backoff while a topic or its leader is missing.
+const METADATA_FIRST: Duration = Duration::from_millis(100);
+const METADATA_MAX: Duration = Duration::from_secs(2);
+/// A topic that Kafka refuses waits for an operator.
+const REFUSED_RETRY: Duration = Duration::from_secs(5);
+/// Answers in a row that a topic does not exist before the operator is told: a topic that is just being created
+/// is missing for one or two.
+const MISSING_ANSWERS: u32 = 4;
+
+/// Where a partition is in the producer's tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct PartitionAt {
+    pub topic: usize,
+    pub partition: usize,
+}
+
+/// Whether the leader may be asked what it has written (needs READ on the topic).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AskRight {
+    Untried,
+    Trying,
+    Granted,
+    Denied,
+}
+
+/// A partition and whether it is in the producer's list of those that may have something to send.
+pub(super) struct Slot<T> {
+    pub partition: Partition<T>,
+    pub listed: bool,
+}
+
+/// What a metadata answer means for the records that wait for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum MetadataVerdict {
+    /// The partitions are known.
+    Known,
+    /// Ask again later.
+    Later,
+    /// Kafka will never take a record for this topic.
+    Never(ErrorCode),
+}
+
+/// See the module head.
+pub(super) struct Topic<T> {
+    pub name: TopicName,
+    pub slots: Vec<Slot<T>>,
+    /// Records that came before the partitions were known.
+    pub waiting: VecDeque<(Record, T)>,
+    /// Where records without a key go.
+    pub sticky: Sticky,
+    /// Partitions that have a leader.
+    pub available: Vec<i32>,
+    pub ask_right: AskRight,
+    /// A record is there, so a missing topic may be created.
+    pub create: bool,
+    pub metadata_due: Instant,
+    pub metadata_asked: bool,
+    metadata_backoff: Backoff,
+    missing_answers: u32,
+    refused: Option<ErrorCode>,
+}
+
+impl<T> Topic<T> {
+    pub fn new(name: TopicName, sticky: Sticky, now: Instant) -> Self {
+        Topic {
+            name,
+            slots: Vec::new(),
+            waiting: VecDeque::new(),
+            sticky,
+            available: Vec::new(),
+            ask_right: AskRight::Untried,
+            create: false,
+            metadata_due: now,
+            metadata_asked: false,
+            metadata_backoff: Backoff::new(METADATA_FIRST, METADATA_MAX),
+            missing_answers: 0,
+            refused: None,
+        }
+    }
+
+    /// Asks for metadata again soon: a leader was wrong or is gone.
+    pub fn want_metadata(&mut self, now: Instant, random: f64) {
+        if !self.metadata_asked {
+            self.metadata_due = self.metadata_due.min(now + self.metadata_backoff.next_delay(random));
+        }
+    }
+
+    /// Notes what Kafka says of the topic itself.
+    pub fn on_metadata(&mut self, answer: &TopicMetadata, now: Instant, random: f64) -> MetadataVerdict {
+        self.metadata_asked = false;
+        let code = ErrorCode(answer.error);
+        match code.class() {
+            Class::None if !answer.partitions.is_empty() => {
+                self.on_known(answer, now, random);
+                MetadataVerdict::Known
+            }
+            Class::TopicRefused | Class::ClientRefused => {
+                self.on_refused(code);
+                self.metadata_due = now + REFUSED_RETRY;
+                // Only the name can make it final; rights can be granted.
+                if code.name() == "INVALID_TOPIC_EXCEPTION" {
+                    MetadataVerdict::Never(code)
+                } else {
+                    MetadataVerdict::Later
+                }
+            }
+            _ => {
+                self.on_missing(code);
+                self.metadata_due = now + self.metadata_backoff.next_delay(random);
+                MetadataVerdict::Later
+            }
+        }
+    }
+
+    /// Kafka refuses the topic: an operator must act; told once until it is taken again.
+    pub fn on_refused(&mut self, code: ErrorCode) {
+        if self.refused != Some(code) {
+            error!("Kafka refuses topic {}: {code}; its records wait until that is mended", self.name);
+            self.refused = Some(code);
+        }
+    }
+
+    /// Kafka takes the topic.
+    pub fn on_accepted(&mut self) {
+        if let Some(code) = self.refused.take() {
+            info!("Kafka takes topic {} again (it refused it with {code})", self.name);
+        }
+    }
+
+    fn on_known(&mut self, answer: &TopicMetadata, now: Instant, random: f64) {
+        if self.missing_answers >= MISSING_ANSWERS {
+            info!("Kafka topic {} exists now", self.name);
+        }
+        self.missing_answers = 0;
+        // A refusal to describe the topic has ended; a refusal to write to it ends when a batch is written.
+        if self.slots.is_empty() {
+            self.on_accepted();
+        }
+        let count = answer.partitions.iter().map(|p| p.index.saturating_add(1)).max().unwrap_or(0);
+        while self.slots.len() < usize::try_from(count).unwrap_or(0) {
+            self.slots.push(Slot { partition: Partition::new(), listed: false });
+        }
+        let led = answer.partitions.iter().filter(|partition| partition.leader >= 0);
+        self.available = led.map(|partition| partition.index).collect();
+        let mut leaderless = false;
+        for partition in &answer.partitions {
+            let Some(slot) = usize::try_from(partition.index).ok().and_then(|at| self.slots.get_mut(at))
+            else {
+                continue;
+            };
+            let leader = (partition.leader >= 0).then_some(partition.leader);
+            if let (Some(old), Some(new)) = (slot.partition.leader, leader)
+                && old != new
+            {
+                info!("partition {}-{} is led by broker {new} now (was {old})", self.name, partition.index);
+            }
+            leaderless |= leader.is_none();
+            slot.partition.set_leader(leader);
+        }
+        if leaderless {
+            self.metadata_due = now + self.metadata_backoff.next_delay(random);
+        } else {
+            self.metadata_backoff.reset();
+            self.metadata_due = now + METADATA_AGE;
+        }
+    }
+
+    fn on_missing(&mut self, code: ErrorCode) {
+        for slot in &mut self.slots {
+            slot.partition.set_leader(None);
+        }
+        self.missing_answers = self.missing_answers.saturating_add(1);
+        if self.missing_answers == MISSING_ANSWERS && self.create {
+            error!(
+                "Kafka topic {} cannot be written: {code}; create it, or allow auto.create.topics.enable; \
+                 its records wait",
+                self.name
+            );
+        }
+    }
+}

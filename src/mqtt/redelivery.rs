@@ -1,0 +1,302 @@
+//! What the broker delivers again, told from what is new. Pure.
+//!
+//! After a reconnect the broker sends again what it has no PUBACK for, with the same packet identifier and
+//! DUP=1. Most of that is still in our hands, or was acknowledged by a PUBACK that never arrived; passing it on
+//! would be a duplicate of our making. But an identifier may also carry another message by now, and taking that
+//! for a repeat would lose it. So each identifier has a fingerprint of its message and a state:
+//!
+//! ```text
+//!            settle            PUBACK handed to the socket         PINGRESP of a later PINGREQ
+//!  in hand ---------> settled ----------------------------> written ------------------> forgotten
+//!                        ^                                     |
+//!                        +------- it never left the buffer ----+
+//! ```
+//!
+//! A PUBLISH whose identifier is known is a repeat if it says DUP=1 and has the same fingerprint, and
+//! - in hand or settled: certainly, for the broker cannot have our PUBACK and must not reuse the identifier
+//!   (MQTT-2.3.1-4);
+//! - written on an earlier connection: only if this broker's identifiers have been seen to go round all 65,535
+//!   before one comes again ([`IdPolicy`]). A broker that reuses the lowest free one may have got the PUBACK and
+//!   then sent a new, equal message that we never saw: that is passed on, and counted as a possible repeat.
+//!
+//! DUP=0 is a new message whatever else matches: a broker that lost its memory (restored from an older state)
+//! gives identifiers away again, and sensors repeat their payloads. The message that had the identifier before
+//! keeps its way to Kafka, but its acknowledgement is void, so that it never acknowledges the new one.
+//!
+//! It knows nothing of packets or sockets. Invariants: an identifier has at most one live place in the queue of
+//! acknowledgements; all tables are bounded (the in-hand limit, [`UNCONFIRMED_MAX`], 65,535 identifiers).
+
+use std::collections::{HashMap, VecDeque};
+
+use twox_hash::XxHash64;
+
+use super::ack::{AckQueue, Position};
+use crate::message::Body;
+
+/// PUBACKs written and not confirmed that are remembered. The session asks for a confirmation (PINGREQ) at a
+/// quarter of this, so it is reached only if the broker does not answer.
+pub const UNCONFIRMED_MAX: usize = 8192;
+
+/// New messages after which what an earlier connection left unconfirmed is forgotten: far more than a broker has
+/// in flight, far less than the 65,535 after which an identifier comes again.
+const STALE_AFTER_ARRIVALS: u64 = 16_384;
+
+/// Steps forward, past identifiers known to be free, after which the broker is believed to go round all.
+const ASCENDING_STEPS: u32 = 100;
+
+/// What a PUBLISH of QoS 1 turned out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// A message to hand on, with this number of arrival.
+    New {
+        /// Number of arrival, from 1.
+        sequence: u64,
+        /// It may be one that was handed on before; nobody can tell.
+        possible_repeat: bool,
+    },
+    /// Handed on before: not again. Its acknowledgement is taken care of.
+    Repeat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    InHand {
+        sequence: u64,
+    },
+    Settled,
+    /// The PUBACK ends at this byte of all that was ever handed to a socket.
+    Written {
+        end: u64,
+    },
+}
+
+#[derive(Debug)]
+struct Entry {
+    fingerprint: u64,
+    state: State,
+    /// The connection it last came on.
+    connection: u64,
+    position: Position,
+}
+
+#[derive(Debug)]
+struct Hand {
+    packet_id: u16,
+    settled: bool,
+}
+
+/// See the module head.
+#[derive(Debug, Default)]
+pub struct Redelivery {
+    ids: HashMap<u16, Entry>,
+    /// Ring by number of arrival; the front is number `settled_before + 1`.
+    hands: VecDeque<Hand>,
+    settled_before: u64,
+    /// Identifier and end of the PUBACK, as written on this connection.
+    unconfirmed: VecDeque<(u16, u64)>,
+    /// The same of earlier connections, with the number of the last arrival before.
+    stale: VecDeque<(u16, u64, u64)>,
+    connection: u64,
+    policy: IdPolicy,
+}
+
+impl Redelivery {
+    /// Messages in hand, counting settled ones that came after one that is not.
+    pub fn hands(&self) -> usize {
+        self.hands.len()
+    }
+
+    /// PUBACKs of this connection that are not known to have arrived.
+    pub fn unconfirmed(&self) -> usize {
+        self.unconfirmed.len()
+    }
+
+    /// A PUBLISH of QoS 1 arrived. Its place in `acks` is made here.
+    pub fn arrived(&mut self, packet_id: u16, dup: bool, fingerprint: u64, acks: &mut AckQueue) -> Arrival {
+        let mut possible_repeat = false;
+        if let Some(entry) = self.ids.get_mut(&packet_id) {
+            let here = entry.connection == self.connection;
+            let same = entry.fingerprint == fingerprint;
+            let written = matches!(entry.state, State::Written { .. });
+            if same && dup && (here || !written || self.policy.goes_round()) {
+                // The broker retries on one connection: the one PUBACK answers all. A second could acknowledge
+                // the identifier's next message.
+                if !here {
+                    entry.connection = self.connection;
+                    entry.position = acks.push(packet_id);
+                    if !matches!(entry.state, State::InHand { .. }) {
+                        entry.state = State::Settled;
+                        acks.settle(entry.position);
+                    }
+                }
+                return Arrival::Repeat;
+            }
+            // Reuse after a PUBACK on the same connection is the ordinary course of things.
+            possible_repeat = same && !(here && written);
+            acks.void(entry.position);
+        }
+        if !dup {
+            self.policy.arrived(packet_id);
+        }
+        self.hands.push_back(Hand { packet_id, settled: false });
+        let sequence = self.settled_before + self.hands.len() as u64;
+        let position = acks.push(packet_id);
+        let state = State::InHand { sequence };
+        self.ids.insert(packet_id, Entry { fingerprint, state, connection: self.connection, position });
+        self.forget_stale(sequence);
+        Arrival::New { sequence, possible_repeat }
+    }
+
+    /// The message with this number is safe.
+    pub fn settle(&mut self, sequence: u64, acks: &mut AckQueue) {
+        let index =
+            sequence.checked_sub(self.settled_before + 1).and_then(|index| usize::try_from(index).ok());
+        let Some(hand) = index.and_then(|index| self.hands.get_mut(index)) else { return };
+        hand.settled = true;
+        if let Some(entry) = self.ids.get_mut(&hand.packet_id)
+            && entry.state == (State::InHand { sequence })
+        {
+            entry.state = State::Settled;
+            acks.settle(entry.position);
+        }
+        while self.hands.front().is_some_and(|hand| hand.settled) {
+            self.hands.pop_front();
+            self.settled_before += 1;
+        }
+    }
+
+    /// The PUBACK of this identifier was put into the output, where it ends at byte `end` of all output.
+    pub fn acknowledged(&mut self, packet_id: u16, end: u64) {
+        if let Some(entry) = self.ids.get_mut(&packet_id) {
+            entry.state = State::Written { end };
+            self.unconfirmed.push_back((packet_id, end));
+        }
+        if self.unconfirmed.len() > UNCONFIRMED_MAX
+            && let Some((packet_id, end)) = self.unconfirmed.pop_front()
+        {
+            self.forget_written(packet_id, end);
+        }
+    }
+
+    /// The broker has processed this connection's output up to byte `up_to`.
+    pub fn confirmed(&mut self, up_to: u64) {
+        while let Some(&(packet_id, end)) = self.unconfirmed.front()
+            && end <= up_to
+        {
+            self.unconfirmed.pop_front();
+            if self.forget_written(packet_id, end) {
+                self.policy.freed(packet_id);
+            }
+        }
+    }
+
+    /// The connection is gone; `written` bytes of all output ever made were handed to a socket.
+    pub fn connection_lost(&mut self, written: u64) {
+        let arrivals = self.settled_before + self.hands.len() as u64;
+        for (packet_id, end) in std::mem::take(&mut self.unconfirmed) {
+            if end <= written {
+                self.stale.push_back((packet_id, end, arrivals));
+            } else if let Some(entry) = self.ids.get_mut(&packet_id)
+                && entry.state == (State::Written { end })
+            {
+                entry.state = State::Settled;
+            }
+        }
+        while self.stale.len() > UNCONFIRMED_MAX
+            && let Some((packet_id, end, _)) = self.stale.pop_front()
+        {
+            self.forget_written(packet_id, end);
+        }
+        self.connection += 1;
+    }
+
+    /// The broker does not have the session any more: all identifiers are void. What is in hand stays in hand.
+    pub fn session_lost(&mut self) {
+        self.ids.clear();
+        self.unconfirmed.clear();
+        self.stale.clear();
+        self.policy = IdPolicy::default();
+    }
+
+    fn forget_stale(&mut self, arrivals: u64) {
+        while let Some(&(packet_id, end, before)) = self.stale.front()
+            && before + STALE_AFTER_ARRIVALS < arrivals
+        {
+            self.stale.pop_front();
+            self.forget_written(packet_id, end);
+        }
+    }
+
+    /// False if the identifier has moved on since.
+    fn forget_written(&mut self, packet_id: u16, end: u64) -> bool {
+        let still = self.ids.get(&packet_id).is_some_and(|entry| entry.state == (State::Written { end }));
+        if still {
+            self.ids.remove(&packet_id);
+        }
+        still
+    }
+}
+
+/// Whether the broker goes round all identifiers (Mosquitto and most do) or reuses freed ones early.
+///
+/// Believed once it went forward [`ASCENDING_STEPS`] times although an identifier behind was known to be free,
+/// and until it first goes back. Gaps are allowed: Mosquitto counts messages it then drops.
+#[derive(Debug, Default)]
+struct IdPolicy {
+    /// Where the present run forward began, and the last identifier of it.
+    run: Option<(u16, u16)>,
+    free_behind: bool,
+    steps: u32,
+}
+
+impl IdPolicy {
+    fn goes_round(&self) -> bool {
+        self.steps >= ASCENDING_STEPS
+    }
+
+    fn arrived(&mut self, id: u16) {
+        match self.run {
+            Some((first, last)) if (1..=32_767).contains(&forward(last, id)) => {
+                self.run = Some((first, id));
+                self.steps = self.steps.saturating_add(u32::from(self.free_behind));
+            }
+            _ => *self = IdPolicy { run: Some((id, id)), free_behind: false, steps: 0 },
+        }
+    }
+
+    fn freed(&mut self, id: u16) {
+        if let Some((first, last)) = self.run {
+            self.free_behind |= forward(first, id) < forward(first, last);
+        }
+    }
+}
+
+/// Steps from one identifier to another, upwards, 65,535 being followed by 1.
+fn forward(from: u16, to: u16) -> u32 {
+    (u32::from(to) + 65_535 - u32::from(from)) % 65_535
+}
+
+/// The hash that seeds [`fingerprint`]: XXH64 of the client id, seed 0.
+pub fn fingerprint_seed(client_id: &str) -> u64 {
+    XxHash64::oneshot(0, client_id.as_bytes())
+}
+
+/// The identity of a delivery: XXH64, with the hash of the client id as its seed, of the packet identifier (two
+/// bytes, big-endian), the topic, a zero byte (which no topic contains) and the payload. For a payload that was
+/// not kept: its packet's size, eight bytes, big-endian.
+pub fn fingerprint(seed: u64, packet_id: u16, topic: &str, body: &Body) -> u64 {
+    use std::hash::Hasher;
+    let mut hasher = XxHash64::with_seed(seed);
+    hasher.write(&packet_id.to_be_bytes());
+    hasher.write(topic.as_bytes());
+    hasher.write(&[0]);
+    match body {
+        Body::Payload(payload) => hasher.write(payload),
+        Body::Oversized { packet_bytes } => hasher.write(&packet_bytes.to_be_bytes()),
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+#[path = "redelivery_tests.rs"]
+mod tests;

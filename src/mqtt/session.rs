@@ -1,0 +1,513 @@
+//! The MQTT session as a pure state machine: bytes, settlements and time in; bytes, messages, events and
+//! deadlines out. No socket, no clock, no thread, no random number.
+//!
+//! ```text
+//!  open() --> waiting for CONNACK --> open --> leaving (say_goodbye)
+//!    ^                |                |          |
+//!    +---- closed ----+------ lost() --+----------+
+//! ```
+//!
+//! It knows nothing of Kafka or of where messages go. Invariants:
+//! - a PUBACK is sent only after its message was settled, in order of arrival on the connection (MQTT-4.6.0-2);
+//! - nothing of one connection, in either direction, reaches another: neither half a packet nor a PUBACK;
+//! - messages in hand, their bytes and what is unacknowledged are bounded: at a limit the session stops
+//!   parsing ([`Session::may_read`] is false) and goes on when enough is settled. MQTT has no other brake that
+//!   all brokers respect.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use thiserror::Error;
+
+use super::ack::AckQueue;
+use super::codec::{self, Codec, CodecError, Connect, Packet, Publish, Refusal};
+use super::liveness::{Due, Liveness, Overdue};
+use super::redelivery::{Arrival, Redelivery, UNCONFIRMED_MAX, fingerprint, fingerprint_seed};
+use super::subscription::{Subscriptions, Verdict};
+use crate::message::{AckToken, Body, Message, Qos, Settled};
+use crate::secret::Secret;
+
+/// What a message costs besides topic and payload, bytes: its entries in channels, tables and batches.
+const MESSAGE_OVERHEAD_BYTES: usize = 128;
+
+/// An input buffer that grew beyond this for one large packet is given back.
+const INPUT_KEPT_BYTES: usize = 256 * 1024;
+
+/// A refused filter is asked for again after this long.
+const REFUSED_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// A connection that lasted this long was not taken over at once.
+const LASTED: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// So many short connections in a row are reported.
+const SHORT_CONNECTIONS: u32 = 3;
+
+/// What a session is told once.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Client identifier: the identity of the persistent session.
+    pub client_id: String,
+    /// User name and password.
+    pub login: Option<(String, Option<Secret>)>,
+    /// Keep-alive, seconds; 0 is off.
+    pub keep_alive_sec: u16,
+    /// Ask for a session that ends with the connection.
+    pub clean_session: bool,
+    /// Filters as subscribed (with `$share/group/`), and the QoS asked for: 0 or 1.
+    pub filters: Vec<(String, Qos)>,
+    /// Larger PUBLISH packets come out as [`Body::Oversized`].
+    pub max_packet_bytes: u32,
+    /// QoS 1 messages that may be unacknowledged on a connection.
+    pub in_flight_messages_max: usize,
+    /// Messages of any QoS that may be in hand.
+    pub in_hand_messages_max: usize,
+    /// Bytes that may be in hand; one message goes over it, so that a large one is never stuck.
+    pub in_hand_bytes_max: u64,
+}
+
+/// Why a connection must be closed. All but [`SessionError::Refused`] and faults of the configuration heal by
+/// connecting again; those too are tried again, for the broker may be the one that is mended.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SessionError {
+    /// The broker refused the connection.
+    #[error("connection refused")]
+    Refused(#[source] Refusal),
+    /// The bytes are not MQTT as a server may send it.
+    #[error("the broker broke the protocol")]
+    Codec(#[from] CodecError),
+    /// A packet that may not come now.
+    #[error("the broker broke the protocol: {0}")]
+    Unexpected(&'static str),
+    /// The broker did not answer, or did not read.
+    #[error(transparent)]
+    Overdue(Overdue),
+}
+
+/// What somebody outside should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// CONNACK.
+    Connected {
+        /// The broker kept the session.
+        session_present: bool,
+    },
+    /// All SUBACKs are in.
+    Subscribed {
+        /// Filters the broker delivers.
+        granted: usize,
+        /// Filters it refuses.
+        refused: usize,
+    },
+    /// Something about one filter.
+    Filter(Verdict),
+    /// The broker closed several connections in a row soon after accepting them: most likely another client
+    /// uses the same client id. Told once, until a connection lasts.
+    TakenOver {
+        /// How many in a row.
+        times: u32,
+    },
+}
+
+/// What went through, since the session object was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionStats {
+    /// Messages handed on.
+    pub received: u64,
+    /// PUBACKs put into the output.
+    pub acknowledged: u64,
+    /// Repeats that were not handed on.
+    pub repeats_suppressed: u64,
+    /// Messages handed on that may be repeats.
+    pub possible_repeats: u64,
+    /// Messages above the size limit.
+    pub oversized: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Closed,
+    AwaitingConnAck,
+    Open,
+    Leaving,
+}
+
+/// See the module head.
+#[derive(Debug)]
+pub struct Session {
+    options: SessionOptions,
+    seed: u64,
+    codec: Codec,
+    phase: Phase,
+    stopped: bool,
+    input: BytesMut,
+    output: BytesMut,
+    /// Bytes of all output ever that were handed to a socket.
+    written: u64,
+    acks: AckQueue,
+    redelivery: Redelivery,
+    subscriptions: Subscriptions,
+    liveness: Option<Liveness>,
+    in_hand_messages: usize,
+    in_hand_bytes: u64,
+    connected_at: Option<Instant>,
+    short_connections: u32,
+    retry_refused_at: Option<Instant>,
+    events: VecDeque<Event>,
+    stats: SessionStats,
+}
+
+impl Session {
+    /// A session without a connection.
+    pub fn new(options: SessionOptions) -> Self {
+        Session {
+            seed: fingerprint_seed(&options.client_id),
+            codec: Codec::new(options.max_packet_bytes),
+            phase: Phase::Closed,
+            stopped: false,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+            written: 0,
+            acks: AckQueue::default(),
+            redelivery: Redelivery::default(),
+            subscriptions: Subscriptions::new(options.filters.clone()),
+            liveness: None,
+            in_hand_messages: 0,
+            in_hand_bytes: 0,
+            connected_at: None,
+            short_connections: 0,
+            retry_refused_at: None,
+            events: VecDeque::new(),
+            stats: SessionStats::default(),
+            options,
+        }
+    }
+
+    /// A connection is made: CONNECT goes into the output.
+    ///
+    /// # Errors
+    /// The configuration does not fit a CONNECT.
+    pub fn open(&mut self, now: Instant) -> Result<(), SessionError> {
+        self.lost(false, now);
+        let login = self.options.login.as_ref();
+        let connect = Connect {
+            client_id: &self.options.client_id,
+            login: login.map(|(user, password)| (user.as_str(), password.as_ref())),
+            keep_alive_sec: self.options.keep_alive_sec,
+            clean_session: self.options.clean_session,
+        };
+        self.codec.write_connect(&connect, &mut self.output)?;
+        self.phase = Phase::AwaitingConnAck;
+        self.liveness = Some(Liveness::new(self.options.keep_alive_sec, now));
+        self.bookkeep(now);
+        Ok(())
+    }
+
+    /// Takes in `bytes` of the connection, and what was left of earlier ones when a limit stopped the parsing;
+    /// appends the messages to hand on to `messages`. `received_at_ms` is their time of arrival.
+    ///
+    /// # Errors
+    /// The connection must be closed. The messages appended before the error are in hand all the same.
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        now: Instant,
+        received_at_ms: i64,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), SessionError> {
+        self.input.extend_from_slice(bytes);
+        if let Some(liveness) = &mut self.liveness
+            && !bytes.is_empty()
+        {
+            liveness.received(now);
+        }
+        let result = self.parse(now, received_at_ms, messages);
+        if self.input.is_empty() && self.input.capacity() > INPUT_KEPT_BYTES {
+            self.input = BytesMut::new();
+        }
+        self.bookkeep(now);
+        result
+    }
+
+    fn parse(&mut self, now: Instant, wall_ms: i64, messages: &mut Vec<Message>) -> Result<(), SessionError> {
+        while self.may_read()
+            && let Some(packet) = self.codec.read(&mut self.input)?
+        {
+            match (self.phase, packet) {
+                (Phase::AwaitingConnAck, Packet::ConnAck { session_present, refusal }) => {
+                    self.connack(session_present, refusal, now)?;
+                }
+                (Phase::AwaitingConnAck, _) => {
+                    return Err(SessionError::Unexpected("a packet before CONNACK"));
+                }
+                (_, Packet::ConnAck { .. }) => return Err(SessionError::Unexpected("a second CONNACK")),
+                (_, Packet::Publish(publish)) => messages.extend(self.publish(publish, wall_ms)?),
+                // Whether known or not: a broker that resumes a QoS 2 session releases until it is told, and a
+                // client that does not answer meets the same PUBREL on every connection.
+                (_, Packet::PubRel { packet_id }) => self.codec.write_pubcomp(packet_id, &mut self.output),
+                (_, Packet::SubAck { packet_id, grants }) => self.suback(packet_id, &grants, now)?,
+                (_, Packet::PingResp) => {
+                    if let Some(end) = self.liveness.as_mut().and_then(|liveness| liveness.ponged(now)) {
+                        self.redelivery.confirmed(end);
+                    }
+                }
+            }
+        }
+        // Repeats of what was settled before are acknowledged at once.
+        self.write_acks();
+        Ok(())
+    }
+
+    fn connack(
+        &mut self,
+        session_present: bool,
+        refusal: Option<Refusal>,
+        now: Instant,
+    ) -> Result<(), SessionError> {
+        if let Some(refusal) = refusal {
+            return Err(SessionError::Refused(refusal));
+        }
+        if !session_present {
+            // Before the next packet is parsed: its identifiers are of the new session.
+            self.redelivery.session_lost();
+            self.subscriptions.session_lost();
+        }
+        self.phase = Phase::Open;
+        self.connected_at = Some(now);
+        self.events.push_back(Event::Connected { session_present });
+        if let Some(liveness) = &mut self.liveness {
+            liveness.connected();
+        }
+        self.subscribe(now)
+    }
+
+    fn subscribe(&mut self, now: Instant) -> Result<(), SessionError> {
+        self.retry_refused_at = None;
+        self.subscriptions.request(&self.codec, &mut self.output)?;
+        self.subscribing(now);
+        Ok(())
+    }
+
+    fn subscribing(&mut self, now: Instant) {
+        let pending = self.subscriptions.pending();
+        if let Some(liveness) = &mut self.liveness {
+            liveness.awaiting_suback(pending, now);
+        }
+        if !pending {
+            let (granted, refused) = self.subscriptions.count();
+            self.retry_refused_at = (refused > 0).then(|| now + REFUSED_RETRY);
+            self.events.push_back(Event::Subscribed { granted, refused });
+        }
+    }
+
+    fn suback(&mut self, packet_id: u16, grants: &[Option<Qos>], now: Instant) -> Result<(), SessionError> {
+        let mut verdicts = Vec::new();
+        if !self.subscriptions.answered(packet_id, grants, &mut verdicts) {
+            return Err(SessionError::Unexpected("a SUBACK that answers no SUBSCRIBE"));
+        }
+        self.events.extend(verdicts.into_iter().map(Event::Filter));
+        self.subscribing(now);
+        Ok(())
+    }
+
+    fn publish(&mut self, publish: Publish, received_at_ms: i64) -> Result<Option<Message>, SessionError> {
+        let Publish { dup, qos, retain, packet_id, topic, body } = publish;
+        let (sequence, delivery_id) = match qos {
+            Qos::AtMostOnce => (0, None),
+            Qos::AtLeastOnce => {
+                let id = fingerprint(self.seed, packet_id, &topic, &body);
+                match self.redelivery.arrived(packet_id, dup, id, &mut self.acks) {
+                    Arrival::Repeat => {
+                        self.stats.repeats_suppressed += 1;
+                        return Ok(None);
+                    }
+                    Arrival::New { sequence, possible_repeat } => {
+                        self.stats.possible_repeats += u64::from(possible_repeat);
+                        (sequence, Some(id))
+                    }
+                }
+            }
+            // Filters are subscribed with QoS 0 or 1, and a broker never delivers with more (section 3.8.4).
+            Qos::ExactlyOnce => return Err(SessionError::Unexpected("a PUBLISH of QoS 2 was not asked for")),
+        };
+        let body = match body {
+            Body::Payload(payload) => Body::Payload(codec::detach(&payload)),
+            oversized @ Body::Oversized { .. } => {
+                self.stats.oversized += 1;
+                oversized
+            }
+        };
+        let payload_bytes = if let Body::Payload(payload) = &body { payload.len() } else { 0 };
+        let cost = u32::try_from(topic.len() + payload_bytes + MESSAGE_OVERHEAD_BYTES).unwrap_or(u32::MAX);
+        self.in_hand_messages += 1;
+        self.in_hand_bytes += u64::from(cost);
+        self.stats.received += 1;
+        let token = AckToken::new(sequence, cost);
+        Ok(Some(Message { topic, body, qos, retain, received_at_ms, delivery_id, token }))
+    }
+
+    /// These messages are safe. Their acknowledgements go into the output as far as the order allows.
+    pub fn settle(&mut self, settled: &[Settled], now: Instant) {
+        for &Settled { sequence, cost_bytes } in settled {
+            self.in_hand_messages = self.in_hand_messages.saturating_sub(1);
+            self.in_hand_bytes = self.in_hand_bytes.saturating_sub(u64::from(cost_bytes));
+            if sequence != 0 {
+                self.redelivery.settle(sequence, &mut self.acks);
+            }
+        }
+        self.write_acks();
+        self.bookkeep(now);
+    }
+
+    fn write_acks(&mut self) {
+        if self.phase != Phase::Open {
+            return;
+        }
+        while let Some(packet_id) = self.acks.pop_ready() {
+            self.codec.write_puback(packet_id, &mut self.output);
+            self.stats.acknowledged += 1;
+            self.redelivery.acknowledged(packet_id, self.written + self.output.len() as u64);
+        }
+    }
+
+    /// What has to follow every change.
+    fn bookkeep(&mut self, now: Instant) {
+        let reading = self.may_read();
+        let Some(liveness) = &mut self.liveness else { return };
+        liveness.reading(reading, now);
+        let crowded = self.redelivery.unconfirmed() >= UNCONFIRMED_MAX / 4;
+        if crowded && !liveness.ping_waits() && self.phase == Phase::Open {
+            self.codec.write_pingreq(&mut self.output);
+            liveness.pinged(self.written + self.output.len() as u64, now);
+        }
+        if !self.output.is_empty() {
+            liveness.output_waits(now);
+        }
+    }
+
+    /// Bytes to write to the connection.
+    pub fn output(&self) -> &[u8] {
+        &self.output
+    }
+
+    /// The socket took the first `count` bytes of the output.
+    pub fn wrote(&mut self, count: usize, now: Instant) {
+        let count = count.min(self.output.len());
+        if count == 0 {
+            return;
+        }
+        bytes::Buf::advance(&mut self.output, count);
+        self.written += count as u64;
+        if let Some(liveness) = &mut self.liveness {
+            liveness.wrote(self.output.is_empty(), now);
+        }
+    }
+
+    /// The socket may be read. While this is false, bytes stay where they are, at the end in the broker.
+    pub fn may_read(&self) -> bool {
+        match self.phase {
+            Phase::AwaitingConnAck => true,
+            Phase::Open => {
+                !self.stopped
+                    && self.acks.len() < self.options.in_flight_messages_max
+                    && self.in_hand_messages < self.options.in_hand_messages_max
+                    // Settled ones behind one that is not, over several sessions.
+                    && self.redelivery.hands() < self.options.in_hand_messages_max
+                    && self.in_hand_bytes < self.options.in_hand_bytes_max
+            }
+            Phase::Closed | Phase::Leaving => false,
+        }
+    }
+
+    /// Bytes were received and not parsed yet, because of a limit or because a packet is not whole.
+    pub fn has_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
+    /// When [`Session::on_deadline`] has to be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let liveness = self.liveness.as_ref()?.deadline(self.redelivery.unconfirmed());
+        [liveness, self.retry_refused_at].into_iter().flatten().min()
+    }
+
+    /// Does what is due at `now`. Call it only when the socket has nothing more to read: what waits there may be
+    /// the answer that is missed.
+    ///
+    /// # Errors
+    /// The broker is overdue: close the connection.
+    pub fn on_deadline(&mut self, now: Instant) -> Result<(), SessionError> {
+        if self.phase == Phase::Open && self.retry_refused_at.is_some_and(|at| at <= now) {
+            self.subscribe(now)?;
+        }
+        let unconfirmed = self.redelivery.unconfirmed();
+        if let Some(liveness) = &mut self.liveness {
+            match liveness.due(unconfirmed, now) {
+                Due::Nothing => {}
+                Due::GiveUp(overdue) => return Err(SessionError::Overdue(overdue)),
+                Due::Ping => {
+                    self.codec.write_pingreq(&mut self.output);
+                    liveness.pinged(self.written + self.output.len() as u64, now);
+                }
+            }
+        }
+        self.bookkeep(now);
+        Ok(())
+    }
+
+    /// The connection is gone; `by_peer`: closed or reset by the broker. Messages in hand stay in hand.
+    pub fn lost(&mut self, by_peer: bool, now: Instant) {
+        if let Some(since) = self.connected_at.take() {
+            if now.saturating_duration_since(since) >= LASTED {
+                self.short_connections = 0;
+            } else if by_peer && self.phase == Phase::Open {
+                self.short_connections += 1;
+                if self.short_connections == SHORT_CONNECTIONS {
+                    self.events.push_back(Event::TakenOver { times: self.short_connections });
+                }
+            }
+        }
+        self.phase = Phase::Closed;
+        self.liveness = None;
+        self.retry_refused_at = None;
+        self.codec.reset();
+        self.input = BytesMut::new();
+        self.output.clear();
+        self.acks.clear();
+        self.redelivery.connection_lost(self.written);
+        self.subscriptions.connection_lost();
+    }
+
+    /// Takes nothing more in. Acknowledgements and keep-alive go on.
+    pub fn stop_reading(&mut self, now: Instant) {
+        self.stopped = true;
+        self.bookkeep(now);
+    }
+
+    /// DISCONNECT goes into the output, and nothing after it. The broker keeps the session.
+    pub fn say_goodbye(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Open | Phase::AwaitingConnAck) {
+            self.codec.write_disconnect(&mut self.output);
+            self.phase = Phase::Leaving;
+            self.bookkeep(now);
+        }
+    }
+
+    /// The next thing to tell.
+    pub fn next_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What went through.
+    pub fn stats(&self) -> SessionStats {
+        self.stats
+    }
+
+    /// Messages and bytes in hand.
+    pub fn in_hand(&self) -> (usize, u64) {
+        (self.in_hand_messages, self.in_hand_bytes)
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests/mod.rs"]
+mod tests;

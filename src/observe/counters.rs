@@ -1,0 +1,82 @@
+//! Counters that one thread writes and others read. They decide nothing, so relaxed ordering is enough.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+/// The MQTT side; written by the ingest thread.
+#[derive(Debug, Default)]
+pub struct MqttCounters {
+    /// Messages handed on.
+    pub received: AtomicU64,
+    /// PUBACKs sent.
+    pub acknowledged: AtomicU64,
+    /// Messages the broker delivered again that were not handed on again.
+    pub repeats_suppressed: AtomicU64,
+    /// Messages handed on that may have been handed on before; nobody can tell.
+    pub possible_repeats: AtomicU64,
+    /// Messages above the size limit.
+    pub oversized: AtomicU64,
+    /// Connections the broker accepted.
+    pub connects: AtomicU64,
+    /// Attempts that did not come that far.
+    pub connect_failures: AtomicU64,
+    /// Accepted connections that ended otherwise than by our DISCONNECT.
+    pub connections_lost: AtomicU64,
+    /// Messages in hand: received and not settled.
+    pub in_hand_messages: AtomicU64,
+    /// Bytes of them.
+    pub in_hand_bytes: AtomicU64,
+    /// The broker accepted the present connection.
+    pub connected: AtomicBool,
+    /// All SUBACKs of the present connection are in, and none refused a filter.
+    pub subscribed: AtomicBool,
+}
+
+impl std::fmt::Display for MqttCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} messages received, {} acknowledged to MQTT, {} repeats suppressed, {} possible repeats",
+            self.received.load(Relaxed),
+            self.acknowledged.load(Relaxed),
+            self.repeats_suppressed.load(Relaxed),
+            self.possible_repeats.load(Relaxed)
+        )
+    }
+}
+
+/// The Kafka side; written by the publish thread.
+#[derive(Debug, Default)]
+pub struct PublishCounters {
+    /// Records that Kafka has acknowledged, dead letters included.
+    pub delivered: AtomicU64,
+    /// Messages that no rule matches, dropped.
+    pub unmatched: AtomicU64,
+    /// Messages written to the dead-letter topic.
+    pub dead_lettered: AtomicU64,
+    /// Messages that could not be delivered anywhere, dropped.
+    pub undeliverable: AtomicU64,
+    /// Runs of batches that had to be sent again.
+    pub setbacks: AtomicU64,
+    /// Batches that may have been written twice.
+    pub possible_repeats: AtomicU64,
+    /// Produce requests sent.
+    pub requests: AtomicU64,
+}
+
+impl std::fmt::Display for PublishCounters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} records delivered to Kafka in {} requests, {} unmatched, {} dead letters, {} undeliverable, {} setbacks, \
+             {} possible repeats",
+            self.delivered.load(Relaxed),
+            self.requests.load(Relaxed),
+            self.unmatched.load(Relaxed),
+            self.dead_lettered.load(Relaxed),
+            self.undeliverable.load(Relaxed),
+            self.setbacks.load(Relaxed),
+            self.possible_repeats.load(Relaxed)
+        )
+    }
+}

@@ -1,0 +1,149 @@
+//! Messages that can never be delivered where they belong: what is written to DEAD_LETTER_TOPIC for each.
+//!
+//! | header | value |
+//! |---|---|
+//! | `tidegate.error.reason` | in words |
+//! | `tidegate.error.code` | Kafka's error code, where Kafka refused it |
+//! | `tidegate.error.topic` | the Kafka topic it was meant for, where one was found |
+//! | `tidegate.error.value_bytes` | size of the value or packet, where the value is not here because it is too large |
+//! | `mqtt.topic` | the MQTT topic |
+//!
+//! Invariant: an undeliverable message is written there, or counted and told at ERROR; never dropped silently, and
+//! it never holds back another.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use log::{error, warn};
+
+use super::record::HEADER_TOPIC;
+use crate::kafka::error::ErrorCode;
+use crate::kafka::protocol::TopicName;
+use crate::kafka::record_batch::Record;
+use crate::observe::throttle::Throttle;
+
+const HEADER_REASON: &str = "tidegate.error.reason";
+const HEADER_CODE: &str = "tidegate.error.code";
+const HEADER_MEANT_FOR: &str = "tidegate.error.topic";
+const HEADER_VALUE_BYTES: &str = "tidegate.error.value_bytes";
+/// One line in ten seconds at most, however many messages are undeliverable.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Why a message is undeliverable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reason {
+    /// In words.
+    pub text: String,
+    /// Kafka's code, where Kafka refused it.
+    pub code: Option<ErrorCode>,
+    /// The Kafka topic it was meant for.
+    pub meant_for: Option<TopicName>,
+    /// Size of a value or packet that was too large to keep.
+    pub value_bytes: Option<u64>,
+}
+
+impl Reason {
+    pub fn new(text: impl Into<String>) -> Self {
+        Reason { text: text.into(), code: None, meant_for: None, value_bytes: None }
+    }
+}
+
+/// The letter for a message, under its MQTT topic as key.
+pub(super) fn letter(mqtt_topic: &str, value: Option<Bytes>, timestamp_ms: i64, reason: &Reason) -> Record {
+    let topic = Bytes::copy_from_slice(mqtt_topic.as_bytes());
+    let headers = vec![(HEADER_TOPIC.to_owned(), Some(topic.clone()))];
+    let record = Record { key: Some(topic), value, headers, timestamp_ms, offset: -1 };
+    with_reason(record, reason)
+}
+
+/// The letter for a record that Kafka refused: the record itself, and why.
+pub(super) fn with_reason(mut record: Record, reason: &Reason) -> Record {
+    let mut add =
+        |name: &str, value: String| record.headers.push((name.to_owned(), Some(Bytes::from(value))));
+    add(HEADER_REASON, reason.text.clone());
+    if let Some(code) = reason.code {
+        add(HEADER_CODE, code.to_string());
+    }
+    if let Some(topic) = &reason.meant_for {
+        add(HEADER_MEANT_FOR, topic.to_string());
+    }
+    if let Some(bytes) = reason.value_bytes {
+        add(HEADER_VALUE_BYTES, bytes.to_string());
+    }
+    record
+}
+
+/// The same letter without its value, for a dead-letter topic that has no room for it either.
+pub(super) fn without_value(mut letter: Record) -> Record {
+    let bytes = letter.value.take().map_or(0, |value| value.len());
+    letter.headers.push((HEADER_VALUE_BYTES.to_owned(), Some(Bytes::from(bytes.to_string()))));
+    letter
+}
+
+/// Tells the operator, without flooding the log.
+#[derive(Debug)]
+pub(super) struct Complaints {
+    lost: Throttle,
+    lettered: Throttle,
+    unmatched: Throttle,
+}
+
+impl Complaints {
+    pub fn new() -> Self {
+        let throttle = || Throttle::new(TELL_EVERY);
+        Complaints { lost: throttle(), lettered: throttle(), unmatched: throttle() }
+    }
+
+    /// A message is lost: there is no dead-letter topic, or it refused the letter.
+    pub fn lost(&mut self, subject: &str, reason: &Reason, now: Instant) {
+        if let Some(held_back) = self.lost.tell(now) {
+            error!("undeliverable and dropped: {subject}: {} (and {held_back} more before it)", reason.text);
+        }
+    }
+
+    /// A message goes to the dead-letter topic.
+    pub fn lettered(&mut self, subject: &str, reason: &Reason, now: Instant) {
+        if let Some(held_back) = self.lettered.tell(now) {
+            warn!("to the dead-letter topic: {subject}: {} (and {held_back} more before it)", reason.text);
+        }
+    }
+
+    /// A message matches no rule and there is no default topic.
+    pub fn unmatched(&mut self, mqtt_topic: &str, now: Instant) {
+        if let Some(held_back) = self.unmatched.tell(now) {
+            warn!("no rule matches MQTT topic {mqtt_topic:?}; dropped (and {held_back} more before it)");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(record: &Record, name: &str) -> Option<String> {
+        let found = record.headers.iter().find(|(n, _)| n == name)?;
+        Some(String::from_utf8(found.1.clone()?.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn a_letter_says_why_and_where_from() {
+        let reason = Reason {
+            code: Some(ErrorCode(10)),
+            meant_for: Some("t".into()),
+            ..Reason::new("The request included a message larger than the max message size")
+        };
+        let letter = letter("a/b", Some(Bytes::from_static(b"v")), 7, &reason);
+        assert_eq!(header(&letter, "mqtt.topic").as_deref(), Some("a/b"));
+        assert_eq!(header(&letter, HEADER_MEANT_FOR).as_deref(), Some("t"));
+        assert!(header(&letter, HEADER_CODE).unwrap().contains("MESSAGE_TOO_LARGE"));
+        assert_eq!(letter.timestamp_ms, 7);
+    }
+
+    #[test]
+    fn a_letter_without_its_value_says_how_large_it_was() {
+        let letter = letter("a", Some(Bytes::from_static(b"12345")), 0, &Reason::new("x"));
+        let letter = without_value(letter);
+        assert_eq!(letter.value, None);
+        assert_eq!(header(&letter, HEADER_VALUE_BYTES).as_deref(), Some("5"));
+    }
+}

@@ -1,0 +1,428 @@
+//! The publish thread: routes messages, gives them to the producer, carries out what the producer asks of the
+//! network, and settles what Kafka has taken.
+//!
+//! It owns the router, the producer with all batches, and the Kafka connections. It never waits for anything but
+//! its channels: connections are made, written and read by threads of their own.
+//!
+//! Invariants:
+//! - every token that comes in is settled once, or abandoned when the process stops;
+//! - `settled` is never full: it has room for every message that can be in hand (see [`super`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+use log::{info, warn};
+
+use super::dead_letter::{self, Complaints, Reason};
+use super::record::{Facts, HeaderChoice};
+use crate::clock;
+use crate::error::chain;
+use crate::kafka::connection::{Connection, ConnectionEvent, ConnectionOptions};
+use crate::kafka::producer::{Action, LinkEvent, Producer, ProducerOptions, RefusedRecord};
+use crate::kafka::protocol::TopicName;
+use crate::kafka::record_batch::{Record, with_record_ref};
+use crate::message::{AckToken, Body, Message, Settled};
+use crate::mqtt::waker::Waker;
+use crate::observe::counters::PublishCounters;
+use crate::route::{Decision, Router};
+
+/// Batches of messages and network events taken in one turn before anything is sent: enough to fill a request,
+/// few enough that an answer is not kept waiting.
+const TURN_MAX: usize = 64;
+/// With nothing to do, the thread looks around this often.
+const IDLE_WAIT: Duration = Duration::from_secs(60);
+/// Answers that may wait for this thread. A reader that finds this full waits, and Kafka with it.
+const EVENTS_CAPACITY: usize = 256;
+
+/// What a record's way back says of it.
+#[derive(Debug)]
+pub struct Waiting {
+    token: AckToken,
+    stage: Stage,
+}
+
+/// Which try a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The record itself.
+    Record,
+    /// Refused, and written as a dead letter.
+    Letter,
+    /// The dead letter was refused as well; written without its value.
+    LetterWithoutValue,
+}
+
+/// What is told to the thread.
+#[derive(Debug, Clone, Copy)]
+pub enum PublishControl {
+    /// Finish what there is by this time, then leave the rest unacknowledged.
+    StopBy(Instant),
+}
+
+/// The ends of the channels that the thread holds.
+pub struct PublishChannels {
+    /// Messages as read from MQTT. Disconnected: no more will come.
+    pub inbox: Receiver<Vec<Message>>,
+    /// What may be acknowledged.
+    pub settled: Sender<Vec<Settled>>,
+    /// Wakes the ingest thread after something was put into `settled`.
+    pub waker: Waker,
+    /// Orders.
+    pub control: Receiver<PublishControl>,
+}
+
+/// How the thread works.
+pub struct PublishOptions {
+    /// Where messages go.
+    pub router: Router,
+    /// Headers of a record.
+    pub headers: HeaderChoice,
+    /// Where refused records go; None: they are counted, told and dropped.
+    pub dead_letter_topic: Option<TopicName>,
+    /// The producer.
+    pub producer: ProducerOptions,
+    /// How connections are made.
+    pub connection: ConnectionOptions,
+}
+
+/// See the module head.
+pub struct Publish {
+    channels: PublishChannels,
+    router: Router,
+    headers: HeaderChoice,
+    dead_letter_topic: Option<TopicName>,
+    complaints: Complaints,
+    producer: Producer<Waiting>,
+    connection_options: ConnectionOptions,
+    connections: BTreeMap<u64, Connection>,
+    events: Receiver<ConnectionEvent>,
+    events_to_give: Sender<ConnectionEvent>,
+    counters: Arc<PublishCounters>,
+    stop_by: Option<Instant>,
+    /// Buffers that are used again, so that a message costs no allocation of its own here.
+    key: Vec<u8>,
+    delivered: Vec<Waiting>,
+    settling: Vec<Settled>,
+}
+
+impl Publish {
+    /// A publisher that has not started.
+    pub fn new(channels: PublishChannels, options: PublishOptions, counters: Arc<PublishCounters>) -> Self {
+        let (events_to_give, events) = crossbeam_channel::bounded(EVENTS_CAPACITY);
+        Publish {
+            channels,
+            router: options.router,
+            headers: options.headers,
+            dead_letter_topic: options.dead_letter_topic,
+            complaints: Complaints::new(),
+            producer: Producer::new(options.producer, clock::now()),
+            connection_options: options.connection,
+            connections: BTreeMap::new(),
+            events,
+            events_to_give,
+            counters,
+            stop_by: None,
+            key: Vec::new(),
+            delivered: Vec::new(),
+            settling: Vec::new(),
+        }
+    }
+
+    /// Runs until no more messages can come and all are settled, or the time of [`PublishControl::StopBy`] is over.
+    ///
+    /// # Errors
+    /// Another thread is gone without an order to stop, or an invariant between threads is broken: in words.
+    pub fn run(mut self) -> Result<(), String> {
+        let rules = self.router.rules();
+        let constant = rules.all().iter().filter_map(|rule| rule.target.constant());
+        for topic in constant.chain(rules.default_topic()).chain(&self.dead_letter_topic) {
+            self.producer.prepare(topic, clock::now());
+        }
+        let mut open = true;
+        loop {
+            self.bury_refused();
+            let wake_at = self.turn();
+            self.settle_delivered()?;
+            if self.producer.has_refused() {
+                continue;
+            }
+            let now = clock::now();
+            if !open && self.producer.pending() == 0 {
+                return Ok(());
+            }
+            if self.stop_by.is_some_and(|by| now >= by) {
+                self.abandon();
+                return Ok(());
+            }
+            let wait = [wake_at, self.stop_by].into_iter().flatten().min();
+            let wait = wait.map_or(IDLE_WAIT, |at| at.saturating_duration_since(now).min(IDLE_WAIT));
+            open = self.wait(open, wait);
+        }
+    }
+
+    /// Waits for something to happen and takes in what has. False once no more messages can come.
+    fn wait(&mut self, mut open: bool, wait: Duration) -> bool {
+        let inbox = if open { self.channels.inbox.clone() } else { never() };
+        select! {
+            recv(self.events) -> event => {
+                // This thread holds a sender too, so the channel is never disconnected.
+                if let Ok(event) = event {
+                    self.on_connection(event);
+                }
+            }
+            recv(self.channels.control) -> order => match order {
+                Ok(PublishControl::StopBy(by)) => self.stop_by = Some(by),
+                // Main is gone, and with it anybody who could order a stop.
+                Err(_) => self.stop_by = Some(clock::now()),
+            },
+            recv(inbox) -> messages => match messages {
+                Ok(messages) => self.take_in(messages),
+                Err(_) => open = false,
+            },
+            default(wait) => {}
+        }
+        for _ in 0..TURN_MAX {
+            let event = self.events.try_recv().ok().map(|event| self.on_connection(event));
+            let messages = self.channels.inbox.try_recv().ok().map(|messages| self.take_in(messages));
+            if event.is_none() && messages.is_none() {
+                break;
+            }
+        }
+        open
+    }
+
+    fn take_in(&mut self, messages: Vec<Message>) {
+        let now = clock::now();
+        for message in messages {
+            self.publish(message, now);
+        }
+    }
+
+    fn publish(&mut self, message: Message, now: Instant) {
+        let Message { topic, body, qos, retain, received_at_ms, delivery_id, token } = message;
+        let value = match body {
+            Body::Payload(payload) => payload,
+            Body::Oversized { packet_bytes } => {
+                let mut reason = Reason::new("the MQTT packet is larger than MQTT_MAX_PACKET_BYTES");
+                reason.value_bytes = Some(packet_bytes);
+                let letter = dead_letter::letter(&topic, None, received_at_ms, &reason);
+                return self.bury(&topic, letter, &reason, Waiting { token, stage: Stage::Letter }, now);
+            }
+        };
+        let (rule, kafka_topic) = match self.router.route(&topic) {
+            Decision::Route { rule, kafka_topic } => (rule, kafka_topic),
+            Decision::Unmatched => {
+                self.counters.unmatched.fetch_add(1, Relaxed);
+                self.complaints.unmatched(&topic, now);
+                self.settling.push(token.settle());
+                return;
+            }
+            Decision::Refused { error, .. } => {
+                let reason = Reason::new(error.to_string());
+                let letter = dead_letter::letter(&topic, Some(value), received_at_ms, &reason);
+                return self.bury(&topic, letter, &reason, Waiting { token, stage: Stage::Letter }, now);
+            }
+        };
+        self.key.clear();
+        let has_key = self.router.render_key(rule, &topic, &mut self.key);
+        let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id };
+        let key = has_key.then_some(self.key.as_slice());
+        let waiting = Waiting { token, stage: Stage::Record };
+        let producer = &mut self.producer;
+        let pushed = self.headers.with_record(&facts, key, Some(&value), |record| {
+            producer.push(&kafka_topic, record, waiting, now)
+        });
+        if let Err(waiting) = pushed {
+            let mut reason = Reason::new("there are too many Kafka topics already");
+            reason.meant_for = Some(kafka_topic);
+            let letter = dead_letter::letter(&topic, Some(value), received_at_ms, &reason);
+            self.bury(&topic, letter, &reason, Waiting { stage: Stage::Letter, ..waiting }, now);
+        }
+    }
+
+    /// Writes what Kafka has refused to the dead-letter topic.
+    fn bury_refused(&mut self) {
+        let now = clock::now();
+        for refused in self.producer.take_refused() {
+            let RefusedRecord { tag, topic, record, code, reason } = refused;
+            let subject = format!("a record for Kafka topic {topic}");
+            let mut why = Reason::new(reason);
+            why.code = Some(code);
+            why.meant_for = Some(topic);
+            match tag.stage {
+                Stage::Record => {
+                    let letter = dead_letter::with_reason(record, &why);
+                    self.bury(&subject, letter, &why, Waiting { stage: Stage::Letter, ..tag }, now);
+                }
+                Stage::Letter => {
+                    let letter = dead_letter::without_value(record);
+                    self.bury(
+                        &subject,
+                        letter,
+                        &why,
+                        Waiting { stage: Stage::LetterWithoutValue, ..tag },
+                        now,
+                    );
+                }
+                Stage::LetterWithoutValue => self.lose(&subject, &why, tag, now),
+            }
+        }
+    }
+
+    /// Writes one letter; without a topic for it the message is lost, which is counted and told.
+    fn bury(&mut self, subject: &str, letter: Record, reason: &Reason, waiting: Waiting, now: Instant) {
+        let Some(topic) = self.dead_letter_topic.clone() else {
+            return self.lose(subject, reason, waiting, now);
+        };
+        self.complaints.lettered(subject, reason, now);
+        let pushed = with_record_ref(&letter, |record| self.producer.push(&topic, record, waiting, now));
+        match pushed {
+            Ok(()) => {
+                self.counters.dead_lettered.fetch_add(1, Relaxed);
+            }
+            Err(waiting) => self.lose(subject, reason, waiting, now),
+        }
+    }
+
+    fn lose(&mut self, subject: &str, reason: &Reason, waiting: Waiting, now: Instant) {
+        self.counters.undeliverable.fetch_add(1, Relaxed);
+        self.complaints.lost(subject, reason, now);
+        self.settling.push(waiting.token.settle());
+    }
+
+    /// Lets the producer do what it can and carries out what it asks for.
+    fn turn(&mut self) -> Option<Instant> {
+        let wake_at = self.producer.poll(clock::now());
+        let mut again = false;
+        while let Some(action) = self.producer.next_action() {
+            again |= self.carry_out(action);
+        }
+        // A link failed at once: the producer must hear of it before this thread sleeps.
+        if again { Some(clock::now()) } else { wake_at }
+    }
+
+    /// True if it failed, and the producer was told.
+    fn carry_out(&mut self, action: Action) -> bool {
+        let failed = match action {
+            Action::Open { link, host, port } => {
+                let opened = Connection::open(
+                    link,
+                    &host,
+                    port,
+                    &self.connection_options,
+                    self.events_to_give.clone(),
+                );
+                match opened {
+                    Ok(connection) => {
+                        self.connections.insert(link, connection);
+                        None
+                    }
+                    Err(error) => Some((link, format!("no thread for the connection: {error}"))),
+                }
+            }
+            Action::Send { link, request } => {
+                let sent = self.connections.get_mut(&link).map(|connection| connection.send(&request));
+                match sent {
+                    Some(Err(error)) => Some((link, error.to_string())),
+                    // Without a connection its end has been reported already.
+                    Some(Ok(_)) | None => None,
+                }
+            }
+            Action::Close { link } => {
+                self.close(link);
+                None
+            }
+        };
+        let Some((link, reason)) = failed else { return false };
+        self.end_link(link, reason);
+        true
+    }
+
+    fn on_connection(&mut self, event: ConnectionEvent) {
+        let now = clock::now();
+        match event {
+            ConnectionEvent::Ready { connection: link, versions, .. } => {
+                let Some(connection) = self.connections.get_mut(&link) else { return };
+                let describes_producers = versions.supports_describe_producers();
+                connection.ready(versions);
+                self.producer.on_event(LinkEvent::Ready { link, describes_producers }, now);
+            }
+            ConnectionEvent::Response { connection: link, body } => {
+                // A connection that we have closed may still have had an answer under way.
+                let Some(connection) = self.connections.get_mut(&link) else { return };
+                match connection.complete(body) {
+                    Ok((_, response)) => self.producer.on_event(LinkEvent::Response { link, response }, now),
+                    Err(error) => self.end_link(link, error.to_string()),
+                }
+            }
+            ConnectionEvent::Closed { connection: link, error } => {
+                if self.connections.contains_key(&link) {
+                    self.end_link(link, chain(&error));
+                }
+            }
+        }
+    }
+
+    fn end_link(&mut self, link: u64, reason: String) {
+        self.close(link);
+        self.producer.on_event(LinkEvent::Closed { link, reason }, clock::now());
+    }
+
+    fn close(&mut self, link: u64) {
+        if let Some(mut connection) = self.connections.remove(&link) {
+            connection.close();
+        }
+    }
+
+    fn settle_delivered(&mut self) -> Result<(), String> {
+        self.producer.take_delivered(&mut self.delivered);
+        self.settling.extend(self.delivered.drain(..).map(|waiting| waiting.token.settle()));
+        let stats = self.producer.stats();
+        self.counters.delivered.store(stats.delivered, Relaxed);
+        self.counters.setbacks.store(stats.setbacks, Relaxed);
+        self.counters.possible_repeats.store(stats.possible_repeats, Relaxed);
+        self.counters.requests.store(stats.requests, Relaxed);
+        if self.settling.is_empty() {
+            return Ok(());
+        }
+        match self.channels.settled.try_send(std::mem::take(&mut self.settling)) {
+            Ok(()) => {
+                self.channels.waker.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(_)) => Err("the channel of settled messages is full".to_owned()),
+            // The process stops, or will: ingest's end is reported on its own.
+            Err(TrySendError::Disconnected(_)) => {
+                self.stop_by = Some(clock::now());
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves everything that is not settled unacknowledged: the MQTT broker keeps it.
+    fn abandon(&mut self) {
+        let mut left = 0_usize;
+        for waiting in self.producer.abandon() {
+            waiting.token.abandon();
+            left += 1;
+        }
+        for refused in self.producer.take_refused() {
+            refused.tag.token.abandon();
+            left += 1;
+        }
+        while let Ok(messages) = self.channels.inbox.try_recv() {
+            left += messages.len();
+            messages.into_iter().for_each(|message| message.token.abandon());
+        }
+        if left > 0 {
+            warn!(
+                "{left} messages stay unacknowledged; the MQTT broker keeps those of QoS 1 and delivers them again"
+            );
+        } else {
+            info!("nothing was left to deliver");
+        }
+    }
+}

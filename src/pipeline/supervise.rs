@@ -1,0 +1,177 @@
+//! Main's work while the gateway runs: signals, threads that end, and the orderly stop.
+//!
+//! ```text
+//! signal or failure -> ingest: stop reading -> publish: finish by the deadline -> ingest: last acknowledgements,
+//! DISCONNECT -> end
+//! ```
+//!
+//! Invariants: a stop takes no longer than SHUTDOWN_TIMEOUT_SEC and [`GRACE`]; a thread that is late is named; a
+//! second signal shortens the deadline to now.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{error, info, warn};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::PipelineError;
+use super::ingest::IngestControl;
+use super::publish::PublishControl;
+use crate::clock;
+use crate::mqtt::waker::Waker;
+use crate::thread::{self, Ending};
+
+/// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT.
+const GRACE: Duration = Duration::from_secs(1);
+/// Two threads that end and a few signals.
+const EVENTS_CAPACITY: usize = 16;
+
+/// The threads that are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Thread {
+    /// MQTT.
+    Ingest,
+    /// Kafka.
+    Publish,
+}
+
+impl Thread {
+    /// Its name, in the log and in the process list.
+    pub fn name(self) -> &'static str {
+        match self {
+            Thread::Ingest => "ingest",
+            Thread::Publish => "publish",
+        }
+    }
+}
+
+enum Event {
+    Signal(i32),
+    Ended(Thread, Ending),
+}
+
+/// See the module head.
+pub struct Supervisor {
+    events: Receiver<Event>,
+    events_to_give: Sender<Event>,
+    running: Vec<Thread>,
+    timeout: Duration,
+    failure: Option<PipelineError>,
+}
+
+impl Supervisor {
+    /// Begins to listen for SIGTERM and SIGINT.
+    ///
+    /// # Errors
+    /// The handlers cannot be installed, or their thread cannot be started.
+    pub fn start(timeout: Duration) -> io::Result<Self> {
+        let (events_to_give, events) = bounded(EVENTS_CAPACITY);
+        let mut signals = Signals::new([SIGTERM, SIGINT])?;
+        let to_give = events_to_give.clone();
+        let listen = move || {
+            for signal in signals.forever() {
+                // Full means that main has had many signals already; gone, that the process ends.
+                let _ = to_give.try_send(Event::Signal(signal));
+            }
+            Ok(())
+        };
+        // The listener lives as long as the process: nobody waits for it.
+        thread::spawn("signals", listen, |_| {})?;
+        Ok(Supervisor { events, events_to_give, running: Vec::new(), timeout, failure: None })
+    }
+
+    /// Starts a thread that is watched.
+    ///
+    /// # Errors
+    /// The operating system refuses another thread.
+    pub fn spawn<W>(&mut self, which: Thread, work: W) -> io::Result<()>
+    where
+        W: FnOnce() -> Result<(), String> + Send + 'static,
+    {
+        let to_give = self.events_to_give.clone();
+        thread::spawn(which.name(), work, move |ending| {
+            // Main drops its end only when the process ends.
+            let _ = to_give.send(Event::Ended(which, ending));
+        })?;
+        self.running.push(which);
+        Ok(())
+    }
+
+    /// Waits for a reason to stop, then stops everything in order.
+    ///
+    /// # Errors
+    /// A thread ended by itself, or did not stop in time.
+    pub fn watch(
+        mut self,
+        ingest: &Sender<IngestControl>,
+        ingest_waker: &Waker,
+        publish: &Sender<PublishControl>,
+    ) -> Result<(), PipelineError> {
+        match self.events.recv() {
+            Ok(Event::Signal(signal)) => info!("{}: stopping", signal_name(signal)),
+            Ok(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
+            Err(_) => return Ok(()), // Never: this thread holds a sender.
+        }
+        let stop_by = clock::now() + self.timeout;
+        // An order that finds no reader is for a thread that has ended already.
+        let _ = ingest.try_send(IngestControl::StopReading);
+        ingest_waker.wake();
+        let _ = publish.try_send(PublishControl::StopBy(stop_by));
+        self.wait_for(Thread::Publish, stop_by + GRACE, publish);
+        let _ = ingest.try_send(IngestControl::Finish);
+        ingest_waker.wake();
+        self.wait_for(Thread::Ingest, clock::now() + GRACE, publish);
+        self.end()
+    }
+
+    /// Waits until `which` has ended or the time is over. A second signal ends the waiting for Kafka.
+    fn wait_for(&mut self, which: Thread, until: Instant, publish: &Sender<PublishControl>) {
+        while self.running.contains(&which) {
+            match self.events.recv_deadline(until) {
+                Ok(Event::Signal(signal)) => {
+                    warn!("{} again: stopping now", signal_name(signal));
+                    let _ = publish.try_send(PublishControl::StopBy(clock::now()));
+                }
+                Ok(Event::Ended(thread, Ending::Done)) => self.running.retain(|running| *running != thread),
+                Ok(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn on_failure(&mut self, thread: Thread, ending: Ending) {
+        self.running.retain(|running| *running != thread);
+        let reason = match ending {
+            Ending::Done => "without a reason".to_owned(),
+            Ending::Failed(reason) => reason,
+            Ending::Panicked(text) => format!("panic: {text}"),
+        };
+        error!("the {} thread ended: {reason}; stopping", thread.name());
+        self.failure.get_or_insert(PipelineError::ThreadEnded { thread: thread.name(), reason });
+    }
+
+    fn end(self) -> Result<(), PipelineError> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        if self.running.is_empty() {
+            info!("stopped");
+            return Ok(());
+        }
+        let threads: Vec<&str> = self.running.iter().map(|thread| thread.name()).collect();
+        Err(PipelineError::Late {
+            threads: threads.join(", "),
+            timeout_ms: (self.timeout + GRACE).as_millis(),
+        })
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        SIGTERM => "SIGTERM",
+        SIGINT => "SIGINT",
+        _ => "signal",
+    }
+}
