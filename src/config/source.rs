@@ -31,8 +31,25 @@ pub(super) fn process(problems: &mut Vec<Problem>) -> Variables {
     found
 }
 
+/// Adds what files give to the variables of the process: an environment file, and those that secrets are in.
+pub(super) fn complete(
+    variables: &mut Variables,
+    env_file: Option<&Path>,
+    dot_env: &Path,
+    problems: &mut Vec<Problem>,
+) {
+    let is_production =
+        variables.get("RUN_MODE").is_some_and(|mode| mode.trim().eq_ignore_ascii_case("PRODUCTION"));
+    match env_file {
+        Some(path) => add_file(path, true, variables, problems),
+        None if is_production => {}
+        None => add_file(dot_env, false, variables, problems),
+    }
+    read_secrets(variables, problems);
+}
+
 /// Adds the variables of an environment file to those that are not set yet. A file that is not `required` may be absent.
-pub(super) fn add_file(path: &Path, required: bool, into: &mut Variables, problems: &mut Vec<Problem>) {
+fn add_file(path: &Path, required: bool, into: &mut Variables, problems: &mut Vec<Problem>) {
     let name = path.display().to_string();
     let text = match std::fs::read(path).map(String::from_utf8) {
         Ok(Ok(text)) => text,
@@ -106,7 +123,7 @@ fn failing_line(text: &str, culprit: &str) -> usize {
 
 /// Replaces each `X_FILE` of a secret X by X with the content of that file; one trailing line break is cut. A problem does not
 /// show the path: who mixes up X_FILE and X has written the secret there.
-pub(super) fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem>) {
+fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem>) {
     let files: Vec<(String, &str)> = variables
         .keys()
         .filter_map(|name| variables::secret_of_file(name).map(|secret| (name.clone(), secret.name)))

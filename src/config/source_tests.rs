@@ -155,3 +155,14 @@ fn a_secret_file_of_something_not_supported_yet_is_refused_too() {
     let told = load(&process, Some(&folder.file("env", SMALLEST)), Path::new("none")).unwrap_err();
     assert!(told.contains("SASL_PASSWORD: it is not supported yet"), "{told}");
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_text_makes_the_file_parser_panic(text in "[A-C='\"# $\\\\\r\n{}xä]{0,40}") {
+        if let Err((line, _)) = parse_file(&text) {
+            proptest::prop_assert!(line >= 1 && line <= text.lines().count().max(1));
+        }
+    }
+}
