@@ -293,3 +293,19 @@ fn words_are_taken_in_any_case() {
     assert_eq!(config.kafka.headers, Headers { topic: true, qos: true, ..Headers::default() });
     assert_eq!(valid(&[("KAFKA_HEADERS", "none")]).kafka.headers, Headers::default());
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_value_makes_validation_panic_or_shows_a_password(
+        name in proptest::sample::select(crate::config::variables::VARIABLES.iter().map(|v| v.name).collect::<Vec<_>>()),
+        value in "[a-z0-9:,@/+#{}$\\[\\] \0]{0,24}",
+    ) {
+        let told = match with(&[("MQTT_USER_NAME", "u"), ("MQTT_USER_PASSWORD", "HUNTER"), (name, &value)]) {
+            Ok(config) => format!("{config:?}"),
+            Err(errors) => errors.to_string(),
+        };
+        proptest::prop_assert!(!told.contains("HUNTER"));
+    }
+}
