@@ -44,7 +44,8 @@ fn only_the_record_that_is_too_large_is_refused_and_the_order_of_the_others_is_k
     assert_eq!(dead.len(), 1, "{dead:?}");
     assert_eq!(dead[0].value, None);
     let headers = headers(&dead[0]);
-    for part in ["MESSAGE_TOO_LARGE", "a/b", &culprit.len().to_string()] {
+    assert_eq!(dead[0].key.as_deref(), Some(&b"a/b"[..]));
+    for part in ["MESSAGE_TOO_LARGE", "tidegate.error.topic=t", &culprit.len().to_string()] {
         assert!(headers.contains(part), "`{part}` in {headers}");
     }
 }
@@ -77,8 +78,10 @@ fn a_record_refused_as_invalid_is_named_by_the_broker_and_alone_goes_to_the_dead
     assert_eq!(dead.len(), 1, "{dead:?}");
     assert_eq!(dead[0].text(), "bad");
     let headers = headers(&dead[0]);
-    assert!(headers.contains("INVALID_RECORD"), "the reason: {headers}");
-    assert!(headers.contains("a/b"), "the MQTT topic: {headers}");
+    assert_eq!(dead[0].key.as_deref(), Some(&b"a/b"[..]), "key and headers are kept");
+    for part in ["INVALID_RECORD", "scripted: this record is bad", "tidegate.error.topic=t", "tidegate.id="] {
+        assert!(headers.contains(part), "`{part}` in {headers}");
+    }
     assert!(gateway.log_of("ERROR").len() <= 1, "{:?}", gateway.log_of("ERROR"));
 }
 

@@ -225,9 +225,9 @@ fn a_refused_subscription_is_reported_by_its_filter_and_tried_again() {
 fn each_refusal_of_connect_is_named_and_tried_again() {
     let refusals = [
         (ConnectReturnCode::RefusedProtocolVersion, "3.1.1"),
-        (ConnectReturnCode::BadClientId, "MQTT_CLIENT_ID"),
+        (ConnectReturnCode::BadClientId, "client id"),
         (ConnectReturnCode::ServiceUnavailable, "unavailable"),
-        (ConnectReturnCode::BadUserNamePassword, "MQTT_USER_NAME"),
+        (ConnectReturnCode::BadUserNamePassword, "user name or password"),
         (ConnectReturnCode::NotAuthorized, "authori"),
     ];
     for (code, word) in refusals {

@@ -330,6 +330,10 @@ impl Cluster {
         }
     }
 
+    pub fn is_up(&self, node: i32) -> bool {
+        self.lock().nodes.iter().any(|known| known.id == node && known.up)
+    }
+
     /// Up again, remembering the last batch of each producer only.
     pub fn restart(&self, node: i32) {
         self.stop(node);

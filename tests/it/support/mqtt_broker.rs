@@ -112,10 +112,6 @@ impl Link {
         })
     }
 
-    pub fn has_packet(&self) -> bool {
-        !self.seen.lock().unwrap().packets.is_empty()
-    }
-
     pub fn expect_connect(&self) -> Connect {
         match self.next_packet() {
             Packet::Connect(connect) => connect,
