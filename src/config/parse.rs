@@ -70,7 +70,10 @@ impl Reader<'_> {
     fn required(&mut self, name: &str, what: &str) -> Option<String> {
         let value = self.text(name).map(str::to_owned);
         if value.is_none() {
-            self.problem(name, format!("it is required: expected {what}"));
+            let misspelt =
+                self.variables.keys().find(|key| variables::suggestion(key).as_deref() == Some(name));
+            let hint = misspelt.map(|key| format!(" ({} is set: was {name} meant?)", key.escape_debug()));
+            self.problem(name, format!("it is required: expected {what}{}", hint.unwrap_or_default()));
         }
         value
     }

@@ -104,7 +104,8 @@ fn failing_line(text: &str, culprit: &str) -> usize {
     text.lines().zip(1..).find(|(line, _)| holds(line)).map_or(1, |(_, number)| number)
 }
 
-/// Replaces each `X_FILE` of a secret X by X with the content of that file; one trailing line break is cut.
+/// Replaces each `X_FILE` of a secret X by X with the content of that file; one trailing line break is cut. A problem does not
+/// show the path: who mixes up X_FILE and X has written the secret there.
 pub(super) fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem>) {
     let files: Vec<(String, &str)> = variables
         .keys()
@@ -117,7 +118,7 @@ pub(super) fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem
         }
         if variables.get(secret).is_some_and(|value| !value.is_empty()) {
             let expected = format!("{secret} is set too: expected one of the two");
-            problems.push(Problem::new(&file_variable, Some(&path), expected));
+            problems.push(Problem::new(&file_variable, None, expected));
             continue;
         }
         match std::fs::read_to_string(&path) {
@@ -125,13 +126,13 @@ pub(super) fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem
                 let text =
                     text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
                 if text.is_empty() {
-                    problems.push(Problem::new(&file_variable, Some(&path), "the file is empty"));
+                    problems.push(Problem::new(&file_variable, None, "the file it names is empty"));
                 }
                 variables.insert(secret.to_owned(), text.to_owned());
             }
             Err(error) => {
-                let expected = format!("expected a readable file: {error}");
-                problems.push(Problem::new(&file_variable, Some(&path), expected));
+                let expected = format!("the file it names cannot be read: {error}");
+                problems.push(Problem::new(&file_variable, None, expected));
             }
         }
     }

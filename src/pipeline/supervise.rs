@@ -23,8 +23,9 @@ use crate::clock;
 use crate::mqtt::waker::Waker;
 use crate::thread::{self, Ending};
 
-/// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT.
-const GRACE: Duration = Duration::from_secs(1);
+/// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT: longer than it takes
+/// for that at most (`ingest::GOODBYE_TIMEOUT`), so that a broker that does not close is not taken for a late thread.
+const GRACE: Duration = Duration::from_secs(2);
 /// Two threads that end and a few signals.
 const EVENTS_CAPACITY: usize = 16;
 

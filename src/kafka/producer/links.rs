@@ -171,7 +171,21 @@ impl<T> Producer<T> {
         }
         self.find_wanted_nodes();
         self.find_metadata_at(now);
+        // Brokers that left may have led partitions of topics that this answer does not speak of.
+        let brokers: Vec<i32> = metadata.brokers.iter().map(|broker| broker.id).collect();
+        self.suspect_leaders(now, |leader| !brokers.contains(&leader));
         self.wake_at = Some(now);
+    }
+
+    /// These brokers cannot be reached: another may lead their partitions by now. Without a batch in flight
+    /// nothing else would tell, and what comes next would wait for the next look at the metadata, minutes later.
+    pub(super) fn suspect_leaders(&mut self, now: Instant, suspect: impl Fn(i32) -> bool) {
+        for topic in &mut self.topics {
+            if topic.slots.iter().filter_map(|slot| slot.partition.leader).any(&suspect) {
+                topic.want_metadata(now, self.rng.f64());
+                self.metadata_at = self.metadata_at.min(topic.metadata_due);
+            }
+        }
     }
 
     fn find_metadata_at(&mut self, now: Instant) {

@@ -320,8 +320,10 @@ impl<T> Producer<T> {
             }
             LinkEvent::Closed { link, reason } => {
                 let random = self.rng.f64();
+                let node = self.cluster.links.get(&link).and_then(|link| link.node);
                 let unanswered = self.cluster.on_closed(link, &reason, random, now);
                 self.on_unanswered(unanswered, now);
+                self.suspect_leaders(now, |leader| Some(leader) == node);
             }
             LinkEvent::Response { link, response } => self.on_response(link, response, now),
         }

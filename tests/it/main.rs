@@ -1,0 +1,26 @@
+//! The scripted ring: the real executable against brokers that do, on cue, what a real broker cannot be made
+//! to do. One file for each intent; `support` holds the brokers, the process and the waiting; `tidy` holds the
+//! house rules.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs,
+    reason = "tests and their support fail by panicking, and say why on stderr"
+)]
+
+mod support;
+
+mod happy;
+
+mod acknowledgement;
+mod dead_letter;
+mod kafka_faults;
+mod mqtt_faults;
+mod shutdown;
+
+mod cli;
+mod config;
+
+mod regression;
+mod tidy;

@@ -1,0 +1,1 @@
+//! One test for each bug that was found, named after what was seen.
