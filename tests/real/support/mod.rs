@@ -3,7 +3,8 @@
 //!
 //! Nothing here uses tidegate's Kafka or MQTT code: what is tested must not be its own judge. Only the books
 //! (`tidegate::clients::verify`) are shared, which have tests of their own.
-#![allow(dead_code, reason = "each user takes a part")]
+#![allow(dead_code, unused_imports, reason = "each user takes a part")]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 pub mod consumer;
 pub mod gateway;
