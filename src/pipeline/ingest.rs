@@ -473,3 +473,7 @@ fn describe(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+#[path = "ingest_tests.rs"]
+mod tests;
