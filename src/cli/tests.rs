@@ -120,7 +120,7 @@ fn route_tells_what_becomes_of_a_topic_that_has_no_kafka_topic() {
 #[test]
 fn route_refuses_what_is_no_topic_name() {
     let error = routed(&config(&[]), &["a/+"]).1.unwrap_err();
-    assert_eq!(error.chain(), "\"a/+\" is no MQTT topic name: a topic name has no wildcards (+ or #)");
+    assert_eq!(chain(&error), "\"a/+\" is no MQTT topic name: a topic name has no wildcards (+ or #)");
     assert_eq!(error.exit_code(), 1);
 }
 
@@ -170,7 +170,7 @@ fn a_configuration_error_has_code_2_and_every_other_1() {
     assert_eq!(CliError::from(errors).exit_code(), 2);
     let run = CliError::Run("the ack thread panicked".into());
     assert_eq!(
-        (run.exit_code(), run.chain().as_str()),
+        (run.exit_code(), chain(&run).as_str()),
         (1, "the gateway ended with an error: the ack thread panicked")
     );
     assert_eq!(CliError::Unreachable.exit_code(), 1);

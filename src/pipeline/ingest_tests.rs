@@ -37,7 +37,7 @@ fn start(port: u16) -> Gateway {
     let ingest = Ingest {
         endpoint: Endpoint { host: "127.0.0.1".into(), port },
         options,
-        messages: messages_in,
+        messages: Some(messages_in),
         settled: settled_out,
         control: control_out,
         waker: waker.clone(),
