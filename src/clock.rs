@@ -16,3 +16,9 @@ pub fn unix_ms() -> i64 {
         Err(_) => 0,
     }
 }
+
+/// The wall clock, nanoseconds since the Unix epoch: for the latency figures of the client programs only.
+pub fn unix_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -19,6 +19,7 @@ pub mod mqtt;
 pub mod pipeline;
 
 pub mod cli;
+pub mod clients;
 pub mod config;
 
 pub mod backoff;

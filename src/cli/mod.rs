@@ -116,7 +116,8 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>, hooks: &Hooks<'_>) -
             return u8::try_from(usage.exit_code()).unwrap_or(2);
         }
     };
-    match execute(&cli, hooks, &mut io::stdout().lock()) {
+    // Not locked: `run` lasts as long as the process, and another thread that prints would wait for its end.
+    match execute(&cli, hooks, &mut io::stdout()) {
         Ok(()) => 0,
         // `tidegate route ... | head` closes our output: that is no failure worth a message.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 1,

@@ -34,6 +34,10 @@ mod wire {
         describe_producers_request, fetch_request, list_offsets_request, metadata_request, produce_request,
     };
     pub use kafka_protocol::protocol::{Encodable, HeaderVersion, StrBytes};
+
+    /// The crate's other half, the broker's side, against which the tests hold ours.
+    #[cfg(test)]
+    pub use kafka_protocol::{messages, protocol};
 }
 
 /// The requests this client makes.

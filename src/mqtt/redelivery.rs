@@ -266,7 +266,7 @@ impl IdPolicy {
 
     fn freed(&mut self, id: u16) {
         if let Some((first, last)) = self.run {
-            self.free_behind |= forward(first, id) < forward(first, last);
+            self.free_behind |= forward(first, id) <= forward(first, last);
         }
     }
 }

@@ -202,4 +202,4 @@ impl fmt::Display for TopicFilter {
 
 #[cfg(test)]
 #[path = "filter_tests.rs"]
-mod tests;
+pub(super) mod tests;

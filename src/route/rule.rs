@@ -3,7 +3,7 @@
 //! Knows nothing of environment variables beyond the names of these two lists. Invariants of [`Rules`]: exact rules come
 //! first and have no wildcards; no two rules of one list compare with the same filter and go to different Kafka topics.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -78,7 +78,7 @@ impl RuleId {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
     /// An exact entry with `+` or `#`.
-    #[error("{variable} entry {entry:?} has a wildcard: it belongs into WILDCARD_TOPIC_LIST")]
+    #[error("entry {entry:?} has a wildcard: it belongs into WILDCARD_TOPIC_LIST")]
     WildcardInExact {
         /// The list.
         variable: &'static str,
@@ -86,7 +86,7 @@ pub enum RuleError {
         entry: String,
     },
     /// Two entries for one filter.
-    #[error("{variable} entries {first:?} and {second:?} send the same filter to different Kafka topics")]
+    #[error("entries {first:?} and {second:?} send the same filter to different Kafka topics")]
     Contradiction {
         /// The list.
         variable: &'static str,
@@ -96,7 +96,7 @@ pub enum RuleError {
         second: String,
     },
     /// More than [`MAX_LEVELS`] levels.
-    #[error("{variable} entry {position} has more than 200 levels")]
+    #[error("entry {position} has more than 200 levels")]
     TooDeep {
         /// The list.
         variable: &'static str,
@@ -104,7 +104,7 @@ pub enum RuleError {
         position: usize,
     },
     /// No rule has the capture that the key names.
-    #[error("KAFKA_KEY names {{{number}}}, and no filter of WILDCARD_TOPIC_LIST has that many wildcards")]
+    #[error("{{{number}}} does not exist: no filter of WILDCARD_TOPIC_LIST has that many wildcards")]
     KeyCapture {
         /// The number.
         number: usize,
@@ -142,6 +142,9 @@ impl Rules {
         default_topic: Option<Arc<str>>,
     ) -> Result<Self, Vec<RuleError>> {
         rules.sort_by_key(|rule| rule.kind);
+        let mut said = HashSet::new();
+        // What is said twice is kept once: it would be subscribed once anyway, and its overlaps told twice.
+        rules.retain(|rule| said.insert((rule.kind, rule.to_string())));
         let mut errors = Vec::new();
         let mut seen: HashMap<(RuleKind, &str), &Rule> = HashMap::new();
         for rule in &rules {
@@ -193,11 +196,11 @@ impl Rules {
 
     /// What to subscribe to, each once, in the order of the rules.
     pub fn subscriptions(&self) -> Vec<&str> {
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         self.rules.iter().map(|rule| rule.filter.subscription()).filter(|text| seen.insert(*text)).collect()
     }
 }
 
 #[cfg(test)]
 #[path = "rule_tests.rs"]
-mod tests;
+pub(super) mod tests;

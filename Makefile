@@ -1,0 +1,63 @@
+# Everything a person or CI does with this checkout. `make help` lists it.
+# Needs Rust by rustup and a Debian (x86-64 or arm64); what else is missing is installed, or named.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test check acceptance audit bench fuzz build clean test-setup demo-setup check-setup rust
+
+CACHE := $(or $(TIDEGATE_STACK_CACHE),$(CURDIR)/.cache)
+export TIDEGATE_STACK_CACHE := $(CACHE)
+DENY := $(CACHE)/cargo-deny/bin/cargo-deny
+FUZZ_SECONDS ?= 60
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: demo-setup ## real Mosquitto, Kafka, tidegate and both clients, with a freeze in the middle, and a count
+	cargo build --release --locked --bins --example demo
+	target/release/examples/demo
+
+test: test-setup check ## everything: checks, unit tests, scripted brokers, real brokers
+	cargo test --locked
+
+acceptance: test-setup ## the real-broker tests at full size (about 30 minutes); prints a table
+	rm -f target/acceptance.md
+	@mkdir -p target
+	TIDEGATE_REAL_FULL=1 TIDEGATE_REAL_REPORT=$(CURDIR)/target/acceptance.md \
+		cargo test --locked --release --test real -- --nocapture
+	@printf '\n| test | sent | received | lost | duplicates | out of order | time | remark |\n|---|---|---|---|---|---|---|---|\n'
+	@cat target/acceptance.md
+
+check: check-setup ## format, clippy, and what cargo-deny allows
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	$(DENY) --locked check bans licenses sources
+
+audit: check-setup ## known vulnerabilities (fetches the advisory database)
+	$(DENY) check advisories
+
+bench: rust ## benchmarks
+	cargo bench --locked
+
+fuzz: rust ## each fuzz target for FUZZ_SECONDS (60); needs a nightly Rust and cargo-fuzz
+	cd fuzz && for target in $$(cargo fuzz list); do \
+		cargo fuzz run "$$target" -- -max_total_time=$(FUZZ_SECONDS); done
+
+build: demo-setup ## release executables in target/release
+	cargo build --release --locked --bins
+
+clean: ## remove what was built; .cache with the fetched brokers stays
+	cargo clean
+
+test-setup: rust ## fetch what the tests need
+	@tests/stack/setup.sh packages kafka cargo-deny
+
+demo-setup: rust
+	@tests/stack/setup.sh packages kafka
+
+check-setup: rust
+	@tests/stack/setup.sh cargo-deny
+
+rust:
+	@command -v cargo >/dev/null || { echo "cargo is not on PATH: install Rust with rustup, then open a new shell" >&2; exit 1; }

@@ -1,0 +1,10 @@
+//! Against real brokers: Mosquitto and Apache Kafka, read by kcat, the real tidegate executable.
+//!
+//! Every test says how many messages were lost, duplicated and out of order per key. A part of the stack that is
+//! missing fails the test (`make test-setup` gets it); nothing is skipped. Sizes are everyday ones;
+//! `make acceptance` runs the same tests at full size.
+
+mod support;
+
+mod flow;
+mod stack;

@@ -1,0 +1,164 @@
+//! The consumer that is not ours: kcat (librdkafka). It reads, we keep the books.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use std::os::unix::process::CommandExt;
+
+use tidegate::clients::payload::Payload;
+use tidegate::clients::verify::{Summary, Verifier};
+
+use super::process::installed;
+use super::{reaper, until};
+
+/// Fields are parted by 0x1f, which no test message holds.
+const FORMAT: &str = "%p\\x1f%o\\x1f%T\\x1f%k\\x1f%h\\x1f%s\\n";
+
+/// One record as kcat printed it.
+#[derive(Debug, Clone)]
+pub struct Record {
+    pub partition: i32,
+    pub offset: i64,
+    pub timestamp_ms: i64,
+    pub key: String,
+    pub headers: String,
+    pub value: String,
+}
+
+impl Record {
+    fn parse(line: &str) -> Option<Record> {
+        let mut fields = line.splitn(6, '\u{1f}');
+        Some(Record {
+            partition: fields.next()?.parse().ok()?,
+            offset: fields.next()?.parse().ok()?,
+            timestamp_ms: fields.next()?.parse().ok()?,
+            key: fields.next()?.to_owned(),
+            headers: fields.next()?.to_owned(),
+            value: fields.next()?.to_owned(),
+        })
+    }
+}
+
+/// What was read, judged.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub summary: Summary,
+    /// Records whose key is not their device.
+    pub wrong_key: u64,
+    /// Keys that were seen on more than one partition.
+    pub split_keys: u64,
+}
+
+impl Verdict {
+    /// Everything once, in order, under its key.
+    pub fn assert_clean(&self, sent: u64) {
+        assert!(self.summary.is_clean() && self.wrong_key == 0 && self.split_keys == 0, "{self:?}");
+        assert_eq!(self.summary.received - self.summary.repeated_by_publisher, sent, "{self:?}");
+    }
+}
+
+#[derive(Default)]
+struct Books {
+    verifier: Verifier,
+    partitions: HashMap<String, i32>,
+    wrong_key: u64,
+    split_keys: u64,
+}
+
+impl Books {
+    fn enter(&mut self, record: &Record, now_ns: Option<u64>) {
+        self.verifier.enter(record.partition, record.value.as_bytes(), now_ns);
+        let device = Payload::decode(record.value.as_bytes()).map(|payload| payload.device.into_owned());
+        self.wrong_key += u64::from(device.is_some_and(|device| device != record.key));
+        let first = *self.partitions.entry(record.key.clone()).or_insert(record.partition);
+        self.split_keys += u64::from(first != record.partition);
+    }
+
+    fn verdict(&self, sent: u64) -> Verdict {
+        let summary = self.verifier.summary(Some(sent));
+        Verdict { summary, wrong_key: self.wrong_key, split_keys: self.split_keys }
+    }
+}
+
+fn kcat(bootstrap: &str, topic: &str) -> Command {
+    let mut command = installed("kcat");
+    command.args(["-C", "-q", "-b", bootstrap, "-t", topic, "-o", "beginning", "-f", FORMAT]);
+    command.args(["-X", "check.crcs=true"]);
+    command
+}
+
+/// Reads a topic from its beginning as it grows.
+pub struct Follower {
+    child: Child,
+    books: Arc<Mutex<Books>>,
+}
+
+impl Follower {
+    pub fn start(dir: &Path, bootstrap: &str, topic: &str) -> Follower {
+        let errors =
+            std::fs::File::options().create(true).append(true).open(dir.join("kcat.log")).expect("log file");
+        let mut command = kcat(bootstrap, topic);
+        // -E: an outage of the brokers is part of the test, not the end of the consumer.
+        command.args(["-u", "-E"]).stdout(Stdio::piped()).stderr(errors).process_group(0);
+        let mut child = command.spawn().expect("kcat starts");
+        reaper::watch(child.id());
+        let books = Arc::new(Mutex::new(Books::default()));
+        let (output, kept) = (child.stdout.take().expect("stdout is piped"), Arc::clone(&books));
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines() {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let Some(record) = line.ok().as_deref().and_then(Record::parse) else { continue };
+                let mut books = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                books.enter(&record, u64::try_from(now.as_nanos()).ok());
+            }
+        });
+        Follower { child, books }
+    }
+
+    /// Different messages seen so far.
+    pub fn distinct(&self) -> u64 {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).verifier.distinct()
+    }
+
+    /// What it has read so far, judged.
+    pub fn verdict(&self, sent: u64) -> Verdict {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner).verdict(sent)
+    }
+
+    /// Waits until this many different messages have arrived.
+    pub fn wait_distinct(&self, count: u64, limit: Duration) {
+        until(&format!("{count} different messages in Kafka"), limit, || {
+            if self.distinct() >= count { Ok(()) } else { Err(format!("{:?}", self.verdict(count))) }
+        });
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        reaper::forget(self.child.id());
+    }
+}
+
+/// Reads a topic from beginning to end with a fresh consumer: the last word of a test.
+pub fn read_all(bootstrap: &str, topic: &str) -> Vec<Record> {
+    let mut command = kcat(bootstrap, topic);
+    let output = command.arg("-e").output().expect("kcat starts");
+    assert!(output.status.success(), "kcat: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| Record::parse(line).unwrap_or_else(|| panic!("kcat printed {line:?}"))).collect()
+}
+
+/// Judges records read by [`read_all`].
+pub fn judge(records: &[Record], sent: u64) -> Verdict {
+    let mut books = Books::default();
+    for record in records {
+        books.enter(record, None);
+    }
+    books.verdict(sent)
+}

@@ -1,0 +1,94 @@
+//! tidegate itself: the real executable with a clean environment.
+
+use std::collections::BTreeMap;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use super::process::{Process, built};
+use super::{Mosquitto, Stage};
+
+pub struct Gateway {
+    pub client_id: String,
+    env: BTreeMap<String, String>,
+    dir: std::path::PathBuf,
+    process: Option<Process>,
+}
+
+impl Gateway {
+    /// What it is told; nothing is started yet. `routes` is a WILDCARD_TOPIC_LIST.
+    pub fn new(stage: &Stage, mosquitto: &Mosquitto, bootstrap: &str, routes: &str) -> Gateway {
+        let client_id = stage.unique("tidegate");
+        let env = [
+            ("RUN_MODE", "PRODUCTION"),
+            ("LOG_LVL", "info"),
+            ("MQTT_BROKER_URL", "127.0.0.1"),
+            ("MQTT_BROKER_PORT", &mosquitto.port.to_string()),
+            ("MQTT_CLIENT_ID", &client_id),
+            ("WILDCARD_TOPIC_LIST", routes),
+            ("KAFKA_BROKER", bootstrap),
+        ];
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        Gateway { client_id, env, dir: stage.dir.clone(), process: None }
+    }
+
+    /// Sets a variable; an empty value takes it away.
+    pub fn set(mut self, name: &str, value: &str) -> Gateway {
+        if value.is_empty() {
+            self.env.remove(name);
+        } else {
+            self.env.insert(name.to_owned(), value.to_owned());
+        }
+        self
+    }
+
+    pub fn up(&mut self) {
+        let mut command = built("tidegate");
+        command.envs(&self.env).env("RUST_BACKTRACE", "1");
+        self.process = Some(Process::start("tidegate", &self.dir, &mut command));
+    }
+
+    /// Starts it and waits until the broker says that it has subscribed.
+    pub fn up_and_subscribed(&mut self, mosquitto: &Mosquitto, filter: &str) {
+        self.up();
+        mosquitto.wait_subscribed(&self.client_id, filter, Duration::from_secs(20));
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("tidegate was started")
+    }
+
+    pub fn kill(&mut self) {
+        self.process().kill();
+    }
+
+    /// Panics if it is not running any more.
+    pub fn assert_runs(&mut self) {
+        let ended = self.process().ended();
+        assert!(ended.is_none(), "tidegate has ended: {ended:?}\n{}", self.process().log_text());
+    }
+
+    /// SIGTERM; it must end by itself within `limit`.
+    pub fn stop(&mut self, limit: Duration) -> ExitStatus {
+        self.assert_runs();
+        self.process().terminate(limit)
+    }
+
+    /// SIGTERM; it must end in order within its SHUTDOWN_TIMEOUT_SEC.
+    pub fn stop_in_order(&mut self) {
+        let status = self.stop(Duration::from_secs(15));
+        assert!(status.success(), "tidegate: {status}\n{}", self.process().log_text());
+    }
+
+    pub fn log_text(&self) -> String {
+        self.process.as_ref().map(Process::log_text).unwrap_or_default()
+    }
+
+    /// Lines of the log at WARN or ERROR.
+    pub fn complaints(&self) -> Vec<String> {
+        self.log_text()
+            .lines()
+            .filter(|line| line.contains("WARN") || line.contains("ERROR") || line.contains("panicked"))
+            .map(str::to_owned)
+            .collect()
+    }
+}

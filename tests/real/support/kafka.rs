@@ -1,0 +1,252 @@
+//! Apache Kafka: one broker or three, each broker and controller in one (KRaft), one quorum.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::process::{Process, installed, tail};
+use super::stage::{free_ports, root};
+use super::{kafka_wire, until};
+
+/// A cluster that needs longer than this does not come.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+pub struct Cluster {
+    pub brokers: Vec<Broker>,
+}
+
+pub struct Broker {
+    /// Node id, from 1.
+    pub id: i32,
+    pub port: u16,
+    dir: PathBuf,
+    process: Option<Process>,
+}
+
+/// A topic to create.
+#[derive(Clone)]
+pub struct TopicSpec {
+    pub partitions: i32,
+    pub replicas: i16,
+    pub configs: Vec<(&'static str, &'static str)>,
+}
+
+/// The jars that tests/stack/setup.sh fetched.
+fn jars() -> PathBuf {
+    let cache = std::env::var_os("TIDEGATE_STACK_CACHE").map(PathBuf::from);
+    let cache = cache.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"));
+    let jars = cache.join("kafka");
+    assert!(jars.is_dir(), "Apache Kafka is not in {}: run `make test-setup`", jars.display());
+    jars
+}
+
+fn java(main: &[&str]) -> Command {
+    let mut command = installed("java");
+    // Two cores: the small collector and the quick compiler start faster and are fast enough here.
+    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
+    command.arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
+    command.arg("-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS");
+    command.arg("-cp").arg(jars().join("*")).args(main);
+    command
+}
+
+impl Cluster {
+    /// Starts `count` brokers; `config` are lines for each server.properties beyond the needed ones.
+    pub fn start(dir: &Path, count: usize, config: &str) -> Cluster {
+        for attempt in 1..=3 {
+            let mut cluster = Cluster::prepare(&dir.join(format!("kafka-{attempt}")), count, config);
+            if cluster.try_up() {
+                return cluster;
+            }
+            // Somebody took a port between our look and the bind: all again, on others.
+        }
+        panic!("Kafka did not start in three attempts; its logs are in {}", dir.display());
+    }
+
+    /// Chooses ports and writes folders, and starts nothing yet.
+    pub fn prepare(dir: &Path, count: usize, config: &str) -> Cluster {
+        let ports = free_ports(2 * count);
+        let (ports, controllers) = ports.split_at(count);
+        let voters: Vec<String> =
+            controllers.iter().zip(1..).map(|(port, id)| format!("{id}@127.0.0.1:{port}")).collect();
+        let broker = |id: usize| {
+            let dir = dir.join(format!("broker-{id}"));
+            fs::create_dir_all(&dir).expect("folder for a broker");
+            let (port, controller) = (ports[id - 1], controllers[id - 1]);
+            let mut text = String::new();
+            for line in [
+                "process.roles=broker,controller".into(),
+                format!("node.id={id}"),
+                format!("controller.quorum.voters={}", voters.join(",")),
+                format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
+                format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
+                "controller.listener.names=CONTROLLER".into(),
+                "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".into(),
+                format!("log.dirs={}/data", dir.display()),
+                // Tests create what they need, so that a missing topic is a missing topic.
+                "auto.create.topics.enable=false".into(),
+                format!("default.replication.factor={count}"),
+                format!("min.insync.replicas={}", if count > 1 { 2 } else { 1 }),
+                format!("offsets.topic.replication.factor={count}"),
+                "offsets.topic.num.partitions=1".into(),
+                format!("transaction.state.log.replication.factor={count}"),
+                "transaction.state.log.min.isr=1".into(),
+                // A killed broker is noticed in seconds, and two cores are not kept busy by idle brokers.
+                "broker.session.timeout.ms=6000".into(),
+                "broker.heartbeat.interval.ms=1000".into(),
+                // The default reserves half of our small heap for a cleaner that has nothing to do.
+                "log.cleaner.dedupe.buffer.size=8388608".into(),
+                "log.cleaner.threads=1".into(),
+                config.to_owned(),
+            ] {
+                writeln!(text, "{line}").expect("a String can be written to");
+            }
+            fs::write(dir.join("server.properties"), text).expect("server.properties");
+            Broker { id: id as i32, port, dir, process: None }
+        };
+        Cluster { brokers: (1..=count).map(broker).collect() }
+    }
+
+    /// Formats what is new, starts all and waits; false if one ended, as it does when its port is taken.
+    fn try_up(&mut self) -> bool {
+        let mut formats: Vec<Process> = self
+            .brokers
+            .iter()
+            .filter(|broker| !broker.dir.join("data").exists())
+            .map(Broker::format)
+            .collect();
+        for format in &mut formats {
+            let status = format.wait(START_LIMIT);
+            assert!(status.success(), "Kafka's storage tool: {status}\n{}", format.log_text());
+        }
+        for broker in &mut self.brokers {
+            broker.launch();
+        }
+        let count = self.brokers.len();
+        until("Kafka to start", START_LIMIT, || {
+            if let Some(at) = self.brokers.iter_mut().position(Broker::has_ended) {
+                let log = tail(&self.brokers[at].log(), 40);
+                assert!(log.contains("already in use"), "Kafka ended at its start\n{log}");
+                return Ok(false);
+            }
+            for broker in &self.brokers {
+                let seen = kafka_wire::broker_count(broker.port)?;
+                if seen < count {
+                    return Err(format!("broker {} sees {seen} of {count}", broker.id));
+                }
+            }
+            Ok(true)
+        })
+    }
+
+    /// Starts all that [`Cluster::prepare`] prepared, on the ports that were chosen then.
+    pub fn up(&mut self) {
+        assert!(self.try_up(), "Kafka cannot start: a port it was given before is taken");
+    }
+
+    /// host:port,... for clients.
+    pub fn bootstrap(&self) -> String {
+        let hosts: Vec<String> =
+            self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
+        hosts.join(",")
+    }
+
+    /// A port of a broker that runs.
+    fn live_port(&self) -> u16 {
+        let live = self.brokers.iter().find(|broker| broker.process.is_some());
+        live.expect("a broker runs").port
+    }
+
+    /// Three partitions, as many replicas as brokers.
+    pub fn topic(&self) -> TopicSpec {
+        TopicSpec { partitions: 3, replicas: self.brokers.len() as i16, configs: Vec::new() }
+    }
+
+    /// Creates a topic and waits until all its partitions have a leader and all replicas are in sync.
+    pub fn create(&self, name: &str, spec: &TopicSpec) {
+        let port = self.live_port();
+        kafka_wire::create_topic(port, name, spec).unwrap_or_else(|error| panic!("creating {name}: {error}"));
+        self.wait_in_sync(name, spec.replicas as usize);
+    }
+
+    /// Waits until each partition of the topic has a leader and this many replicas in sync.
+    pub fn wait_in_sync(&self, topic: &str, replicas: usize) {
+        until(&format!("{topic} to be in sync"), Duration::from_secs(60), || {
+            let leaders = kafka_wire::leaders(self.live_port(), topic)?;
+            let good = !leaders.is_empty() && leaders.iter().all(|(id, isr)| *id > 0 && *isr == replicas);
+            if good { Ok(()) } else { Err(format!("(leader, in sync) {leaders:?}")) }
+        });
+    }
+
+    /// The broker that leads this partition.
+    pub fn leader_of(&mut self, topic: &str, partition: usize) -> &mut Broker {
+        let id = kafka_wire::leaders(self.live_port(), topic).expect("metadata")[partition].0;
+        self.brokers.iter_mut().find(|broker| broker.id == id).expect("the leader is one of ours")
+    }
+
+    pub fn freeze(&self) {
+        self.brokers.iter().filter_map(|broker| broker.process.as_ref()).for_each(Process::freeze);
+    }
+
+    pub fn thaw(&self) {
+        self.brokers.iter().filter_map(|broker| broker.process.as_ref()).for_each(Process::thaw);
+    }
+}
+
+impl Broker {
+    fn format(&self) -> Process {
+        let mut command = java(&["kafka.tools.StorageTool", "format", "-t", "dGlkZWdhdGUtdGVzdC1jbA", "-c"]);
+        command.arg("server.properties");
+        Process::start("format", &self.dir, &mut command)
+    }
+
+    fn launch(&mut self) {
+        let mut command = java(&["kafka.Kafka", "server.properties"]);
+        self.process = Some(Process::start("kafka", &self.dir, &mut command));
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join("kafka.log")
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|process| process.ended().is_some())
+    }
+
+    /// Starts it again on its port and data.
+    pub fn up(&mut self) {
+        self.launch();
+        let port = self.port;
+        until("a broker to come back", START_LIMIT, || {
+            assert!(!self.has_ended(), "the broker ended\n{}", tail(&self.log(), 20));
+            kafka_wire::broker_count(port)
+                .and_then(|count| if count > 0 { Ok(()) } else { Err("alone".into()) })
+        });
+    }
+
+    /// SIGTERM: it hands its partitions over and stops.
+    pub fn down(&mut self) {
+        self.process.take().expect("the broker runs").terminate(Duration::from_secs(60));
+    }
+
+    pub fn kill(&mut self) {
+        self.process.take().expect("the broker runs").kill();
+    }
+}
+
+/// The broker that tests share which do not harm it: its start costs seconds.
+pub fn shared_one() -> MutexGuard<'static, Cluster> {
+    static ONE: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    let cluster = ONE.get_or_init(|| Mutex::new(Cluster::start(&root().join("shared-one"), 1, "")));
+    cluster.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The three brokers that tests share which leave them running and in sync.
+pub fn shared_three() -> MutexGuard<'static, Cluster> {
+    static THREE: OnceLock<Mutex<Cluster>> = OnceLock::new();
+    let cluster = THREE.get_or_init(|| Mutex::new(Cluster::start(&root().join("shared-three"), 3, "")));
+    cluster.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,26 @@
+//! The stage of the real-broker tests and of the demo: it starts real programs on free ports in folders of
+//! their own, waits on conditions, and leaves nothing running, however the process that uses it ends.
+//!
+//! Nothing here uses tidegate's Kafka or MQTT code: what is tested must not be its own judge. Only the books
+//! (`tidegate::clients::verify`) are shared, which have tests of their own.
+#![allow(dead_code, unused_imports, reason = "each user takes a part")]
+#![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+pub mod consumer;
+pub mod gateway;
+pub mod kafka;
+pub mod kafka_wire;
+pub mod mosquitto;
+pub mod process;
+pub mod publisher;
+pub mod reaper;
+pub mod stage;
+pub mod wait;
+
+pub use consumer::{Follower, Record, Verdict, read_all};
+pub use gateway::Gateway;
+pub use kafka::{Cluster, TopicSpec};
+pub use mosquitto::Mosquitto;
+pub use publisher::Publisher;
+pub use stage::Stage;
+pub use wait::until;

@@ -1,0 +1,155 @@
+//! A child process: in a group of its own, with a clean environment, its output in a file, dead when dropped.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use super::{reaper, until};
+
+pub struct Process {
+    pub name: String,
+    pub log: PathBuf,
+    child: Child,
+    ended: Option<ExitStatus>,
+}
+
+/// A command by its name on PATH or in Debian's sbin, which is not on an ordinary user's PATH.
+///
+/// # Panics
+/// It is not installed: a test that cannot run fails, it is never skipped.
+pub fn installed(name: &str) -> Command {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let found = path
+        .split(':')
+        .chain(["/usr/sbin", "/usr/local/sbin"])
+        .map(|dir| Path::new(dir).join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: run `make test-setup`"));
+    clean(Command::new(found))
+}
+
+/// One of this project's executables, from the folder that cargo built this one into.
+pub fn built(name: &str) -> Command {
+    let here = std::env::current_exe().expect("the running executable has a path");
+    let file = here
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| panic!("{name} is not built: run `cargo build --bins`"));
+    clean(Command::new(file))
+}
+
+fn clean(mut command: Command) -> Command {
+    command.env_clear();
+    for name in ["PATH", "HOME", "LANG", "JAVA_HOME"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+impl Process {
+    /// Starts it; output and errors are appended to `DIR/NAME.log`.
+    pub fn start(name: &str, dir: &Path, command: &mut Command) -> Process {
+        fs::create_dir_all(dir).expect("folder for a process");
+        let log = dir.join(format!("{name}.log"));
+        let out = File::options().create(true).append(true).open(&log).expect("log file");
+        let errors = out.try_clone().expect("log file");
+        command.current_dir(dir).stdout(out).stderr(errors).process_group(0);
+        let child = command.spawn().unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        reaper::watch(child.id());
+        Process { name: name.to_owned(), log, child, ended: None }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let group = Pid::from_child(&self.child);
+        // It may have ended by itself in this moment.
+        let _ = kill_process_group(group, signal);
+    }
+
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().expect("a child can be waited for");
+            if self.ended.is_some() {
+                reaper::forget(self.child.id());
+            }
+        }
+        self.ended
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> ExitStatus {
+        let name = format!("the end of {}", self.name);
+        let log = self.log.clone();
+        until(&name, limit, || self.ended().ok_or_else(|| format!("still running\n{}", tail(&log, 5))))
+    }
+
+    /// SIGTERM, and waits for its end.
+    pub fn terminate(&mut self, limit: Duration) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait(limit)
+    }
+
+    /// SIGKILL to all of it.
+    pub fn kill(&mut self) {
+        if self.ended().is_none() {
+            self.signal(Signal::KILL);
+            self.wait(Duration::from_secs(10));
+        }
+    }
+
+    pub fn log_text(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Resident memory, now and at its highest, KiB (proc(5): VmRSS, VmHWM).
+    pub fn memory_kib(&self) -> (u64, u64) {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim_matches([':', ' ', '\t']).split(' ').next()?.parse().ok())
+                .unwrap_or(0)
+        };
+        (field("VmRSS"), field("VmHWM"))
+    }
+}
+
+/// The last lines of a log.
+pub fn tail(log: &Path, lines: usize) -> String {
+    let text = String::from_utf8_lossy(&fs::read(log).unwrap_or_default()).into_owned();
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // No panic in here: this may run while a test fails.
+        if self.ended.is_none() {
+            self.thaw();
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+            reaper::forget(self.child.id());
+        }
+    }
+}
