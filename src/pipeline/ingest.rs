@@ -20,7 +20,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
-use log::{debug, error, info, warn};
+use log::{error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::clock;
@@ -432,20 +432,22 @@ impl State {
         let Link::Up { connection, .. } = &mut self.link else { return };
         let mut shut = false;
         loop {
-            match connection.write(self.session.output()) {
-                Ok(count) => self.session.wrote(count, clock::now()),
-                Err(error) => {
-                    debug!("MQTT goodbye: {error}");
-                    return;
+            // Once shut for writing, even writing nothing is an error.
+            if !shut {
+                match connection.write(self.session.output()) {
+                    Ok(count) => self.session.wrote(count, clock::now()),
+                    Err(error) => {
+                        warn!("MQTT connection broke before the last acknowledgements: {error}");
+                        return;
+                    }
+                }
+                shut = self.session.output().is_empty();
+                if shut {
+                    connection.finish_writing();
                 }
             }
-            let unwritten = !self.session.output().is_empty();
-            if !unwritten && !shut {
-                connection.finish_writing();
-                shut = true;
-            }
             let left = deadline.saturating_duration_since(clock::now());
-            let waited = transport::wait(&self.ingest.waker, Some((connection, true, unwritten)), Some(left));
+            let waited = transport::wait(&self.ingest.waker, Some((connection, true, !shut)), Some(left));
             let Ok(ready) = waited else { return };
             if ready.woken {
                 self.ingest.waker.acknowledge();

@@ -1,6 +1,7 @@
 //! The session without a socket. `traps` has one test for each way in which MQTT clients were seen to fail;
 //! `model` drives the session against an independent broker at random.
 
+use super::super::subscription::Verdict;
 use super::*;
 use std::time::Duration;
 
