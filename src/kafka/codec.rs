@@ -118,6 +118,13 @@ pub struct Pending {
     version: i16,
 }
 
+impl Pending {
+    /// For a response whose request was not made here: a test's, or a fuzzer's.
+    pub fn new(api: Api, version: i16) -> Self {
+        Pending { api, version }
+    }
+}
+
 /// The first version of ApiVersions to ask; Kafka 2.4 and later know it.
 pub const API_VERSIONS_NEWEST: i16 = 3;
 /// The version to ask when the broker does not know the newest.

@@ -47,7 +47,8 @@ impl fmt::Display for Api {
 }
 
 impl Api {
-    pub(super) const ALL: [Api; 6] = [
+    /// All of them.
+    pub const ALL: [Api; 6] = [
         Api::Produce,
         Api::Fetch,
         Api::ListOffsets,
