@@ -8,8 +8,8 @@
 //!                         codec           frames: the only file that names the protocol crate
 //!                           |
 //!                       connection        one socket, a thread that writes and a thread that reads
-//!                           |
-//!                         client          waits for answers: for tools
+//!                   +-------+-------+
+//!               producer          client  batches until they are acknowledged; waiting for answers, for tools
 //! ```
 //!
 //! It speaks to brokers from 0.11 to 4.x over plain TCP (versions are negotiated, KIP-35), and knows nothing of
@@ -21,11 +21,12 @@
 pub mod compression;
 pub mod error;
 pub mod partitioner;
-pub mod producer;
 pub mod protocol;
 pub mod record_batch;
 
 pub mod codec;
 pub mod connection;
+
+pub mod producer;
 
 pub mod client;

@@ -136,7 +136,7 @@ fn batch(base_offset: i64, count: usize, control: bool) -> Vec<u8> {
             timestamp_ms: 0,
         });
     }
-    let mut bytes = builder.seal(Compression::None).unwrap().encode(Identity::NONE).to_vec();
+    let mut bytes = builder.seal(Compression::None).encode(Identity::NONE).to_vec();
     bytes[..8].copy_from_slice(&base_offset.to_be_bytes());
     if control {
         bytes[22] |= 1 << 5;
