@@ -146,7 +146,7 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
     let config = Config::load(cli.env_file.as_deref())?;
     match command {
         Command::Run => {
-            observe::log::init(config.run.log_level)?;
+            observe::log::init(config.run.log_level.filter())?;
             let router = Router::new(config.routes.rules.clone());
             for warning in warnings(&config, &router) {
                 warn!("{warning}");
