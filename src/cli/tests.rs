@@ -180,10 +180,3 @@ fn a_configuration_error_has_code_2_and_every_other_1() {
 fn what_ends_the_process_keeps_its_lines_and_steers_no_terminal() {
     assert_eq!(safe_lines("two problems\n  a\u{1b}[31m\r"), "two problems\n  a\\u{1b}[31m\\r");
 }
-
-#[test]
-fn panic_and_fatal_leave_only_what_ends_the_process() {
-    assert_eq!(level_filter(LogLevel::Panic), LevelFilter::Off);
-    assert_eq!(level_filter(LogLevel::Fatal), LevelFilter::Off);
-    assert_eq!(level_filter(LogLevel::Trace), LevelFilter::Trace);
-}

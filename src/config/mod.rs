@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{ConfigErrors, Problem};
+use log::LevelFilter;
 pub use source::Variables;
 
 use crate::route::Rules;
@@ -84,6 +85,20 @@ pub enum LogLevel {
     Debug,
     /// Everything.
     Trace,
+}
+
+impl LogLevel {
+    /// What is logged. With panic and fatal nothing: what ends the process is printed by `main`, not logged.
+    pub fn filter(self) -> LevelFilter {
+        match self {
+            LogLevel::Panic | LogLevel::Fatal => LevelFilter::Off,
+            LogLevel::Error => LevelFilter::Error,
+            LogLevel::Warn => LevelFilter::Warn,
+            LogLevel::Info => LevelFilter::Info,
+            LogLevel::Debug => LevelFilter::Debug,
+            LogLevel::Trace => LevelFilter::Trace,
+        }
+    }
 }
 
 /// See [`Config::mqtt`].

@@ -101,6 +101,15 @@ fn the_example_environment_of_the_seed_routes_as_its_text_says() {
 }
 
 #[test]
+fn panic_and_fatal_leave_only_what_ends_the_process() {
+    use log::LevelFilter;
+    assert_eq!(LogLevel::Panic.filter(), LevelFilter::Off);
+    assert_eq!(LogLevel::Fatal.filter(), LevelFilter::Off);
+    assert_eq!(LogLevel::Error.filter(), LevelFilter::Error);
+    assert_eq!(LogLevel::Trace.filter(), LevelFilter::Trace);
+}
+
+#[test]
 fn what_is_left_out_is_as_documented() {
     let config = valid(&[]);
     assert_eq!(config.run.mode, RunMode::Develop);

@@ -12,7 +12,7 @@ use log::{LevelFilter, SetLoggerError};
 /// Targets that get the level asked for: ours. Dependencies are held at WARN, or their chatter hides ours at DEBUG.
 const OWN_TARGETS: &[&str] = &["tidegate", "publisher_mqtt", "subscriber_kafka"];
 
-/// Sets up the log of the process, once.
+/// Sets up the log of the process, once; `own` is the level of our own targets.
 ///
 /// # Errors
 /// A log was set up before.

@@ -157,7 +157,9 @@ fn a_secret_file_that_cannot_be_read_is_a_configuration_error() {
         .set("MQTT_USER_NAME", "edge")
         .set("MQTT_USER_PASSWORD_FILE", "absent-file");
     let stderr = refused(&setup);
-    assert!(stderr.contains("MQTT_USER_PASSWORD_FILE") && stderr.contains("absent-file"), "{stderr}");
+    assert!(stderr.contains("MQTT_USER_PASSWORD_FILE"), "{stderr}");
+    // Somebody may have put the secret itself where its file is to be named.
+    assert!(!stderr.contains("absent-file"), "{stderr}");
 }
 
 #[test]
