@@ -9,10 +9,8 @@ use crate::support::publisher::Load;
 use crate::support::stage::size;
 use crate::support::{Mosquitto, Publisher, Stage, read_all};
 
-/// Messages that may be unacknowledged at once, and so may come again after a kill. Mosquitto 2.0 sends some more
-/// than it is allowed once acknowledgements flow, hence the small window and the margin.
+/// Messages that may be unacknowledged at once, and so may come again after a kill.
 const WINDOW: u64 = 100;
-const WINDOW_MARGIN: u64 = 2 * WINDOW;
 
 #[test]
 fn killed_under_load_loses_nothing_and_repeats_at_most_the_window() {
@@ -20,7 +18,8 @@ fn killed_under_load_loses_nothing_and_repeats_at_most_the_window() {
     let mosquitto = Mosquitto::start(&stage.dir, UNLIMITED);
     let kafka = shared_three();
     kafka.create(&stage.unique("t"), &kafka.topic());
-    let settings = [("MQTT_RECEIVE_MAXIMUM", "100")];
+    let window = WINDOW.to_string();
+    let settings = [("MQTT_RECEIVE_MAXIMUM", window.as_str())];
     let mut flow = Flow::start(&stage, &mosquitto, &kafka.bootstrap(), &settings);
     let kills = size(4, 10);
     let rate = size(1_000, 5_000);
@@ -39,7 +38,7 @@ fn killed_under_load_loses_nothing_and_repeats_at_most_the_window() {
     let verdict = judge(&read_all(&flow.bootstrap, &flow.topic), total);
     let summary = &verdict.summary;
     assert_eq!((summary.lost, summary.out_of_order, summary.moved), (0, 0, 0), "{verdict:?}");
-    assert!(summary.duplicates <= kills * (WINDOW + WINDOW_MARGIN), "{verdict:?}");
+    assert!(summary.duplicates <= kills * WINDOW, "{verdict:?}");
     stage.report(total, &verdict, &format!("{kills} times kill -9, window {WINDOW}"));
 }
 

@@ -65,30 +65,31 @@ fn everything_down_then_kafka_then_mqtt() {
     start_with_everything_down("start_kafka_mqtt", true);
 }
 
+/// Acknowledgements go out in order (MQTT-4.6.0-2), so without a spool what waits for its topic takes room in the
+/// MQTT window, and others flow through what is left of it: here 200 wait and 600 pass, in a window of 1000.
 #[test]
-fn a_missing_topic_is_waited_for_and_holds_back_no_other() {
+fn a_missing_topic_is_waited_for_while_others_flow_through_the_rest_of_the_window() {
     let stage = Stage::new("missing_topic");
-    let mosquitto = Mosquitto::start(&stage.dir, UNLIMITED);
+    let mosquitto = Mosquitto::start(&stage.dir, &format!("{UNLIMITED}\nmax_inflight_messages 0"));
     let kafka = shared_one();
     let (there, missing) = (stage.unique("there"), stage.unique("missing"));
     kafka.create(&there, &kafka.topic());
     let routes = format!("m/#:{missing},t/#:{there}");
     let mut gateway = Gateway::new(&stage, &mosquitto, &kafka.bootstrap(), &routes);
     gateway.up_and_subscribed(&mosquitto, "t/#");
-    // Fewer than the window: what waits for its topic must leave room for the others.
-    let mut to_missing = Publisher::start(&stage, &mosquitto, &Load::new("m", 500, 0));
+    let mut to_missing = Publisher::start(&stage, &mosquitto, &Load::new("m", 200, 0));
     to_missing.finish(Duration::from_secs(30));
     let follower = Follower::start(&stage.dir, &kafka.bootstrap(), &there);
-    let mut to_there = Publisher::start(&stage, &mosquitto, &Load::new("t", 2_000, 1_000));
+    let mut to_there = Publisher::start(&stage, &mosquitto, &Load::new("t", 600, 300));
     to_there.finish(Duration::from_secs(30));
-    follower.wait_distinct(2_000, ARRIVE);
+    follower.wait_distinct(600, ARRIVE);
     gateway.assert_runs();
 
     kafka.create(&missing, &kafka.topic());
     let follower = Follower::start(&stage.dir, &kafka.bootstrap(), &missing);
-    follower.wait_distinct(500, ARRIVE);
+    follower.wait_distinct(200, ARRIVE);
     gateway.stop_in_order();
-    for (topic, sent) in [(&there, 2_000), (&missing, 500)] {
+    for (topic, sent) in [(&there, 600), (&missing, 200)] {
         let verdict = crate::support::consumer::judge(&read_all(&kafka.bootstrap(), topic), sent);
         verdict.assert_clean(sent);
         stage.report(sent, &verdict, topic);
