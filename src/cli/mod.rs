@@ -13,9 +13,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use log::warn;
+use log::{LevelFilter, warn};
 
-use crate::config::{Config, ConfigErrors, document};
+use crate::config::{Config, ConfigErrors, LogLevel, document};
 use crate::error::chain;
 use crate::observe;
 use crate::route::Router;
@@ -146,7 +146,7 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
     let config = Config::load(cli.env_file.as_deref())?;
     match command {
         Command::Run => {
-            observe::log::init(config.run.log_level)?;
+            observe::log::init(level_filter(config.run.log_level))?;
             let router = Router::new(config.routes.rules.clone());
             for warning in warnings(&config, &router) {
                 warn!("{warning}");
@@ -156,6 +156,18 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
         Command::Check => check::check(&config, hooks, out),
         Command::Route { topics } => route::route(&config, &topics, out),
         Command::Version => Ok(()),
+    }
+}
+
+/// panic and fatal log nothing: what ends the process is printed by [`start`], not logged.
+fn level_filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Panic | LogLevel::Fatal => LevelFilter::Off,
+        LogLevel::Error => LevelFilter::Error,
+        LogLevel::Warn => LevelFilter::Warn,
+        LogLevel::Info => LevelFilter::Info,
+        LogLevel::Debug => LevelFilter::Debug,
+        LogLevel::Trace => LevelFilter::Trace,
     }
 }
 

@@ -27,6 +27,9 @@ pub use source::Variables;
 use crate::route::Rules;
 use crate::secret::Secret;
 
+/// Read in DEVELOP, in the working directory.
+const DOT_ENV: &str = ".env";
+
 /// A valid configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -216,6 +219,37 @@ pub struct Restore {
     pub min_in_flight: u32,
 }
 
+impl HostPort {
+    /// Parses `host`, `host:port`, `[ipv6]` or `[ipv6]:port`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &str, default_port: u16) -> Result<Self, String> {
+        let (host, port) = parse::parse_host_port(text)?;
+        Ok(HostPort { host, port: port.unwrap_or(default_port) })
+    }
+
+    /// Parses what MQTT_BROKER_URL may hold: the same, also as `mqtt://` or `tcp://` URL.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse_mqtt_url(text: &str, default_port: u16) -> Result<Self, String> {
+        let (host, port) = parse::parse_broker_url(text)?;
+        Ok(HostPort { host, port: port.unwrap_or(default_port) })
+    }
+}
+
+/// The variables as [`Config::load`] reads them, not validated: for the clients, which have variables of their own.
+///
+/// # Errors
+/// What could not be read.
+pub fn gather(env_file: Option<&Path>) -> Result<Variables, ConfigErrors> {
+    let mut problems = Vec::new();
+    let mut variables = source::process(&mut problems);
+    source::complete(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
+    if problems.is_empty() { Ok(variables) } else { Err(ConfigErrors(problems)) }
+}
+
 impl Config {
     /// Validates variables, wherever they are from. Reads nothing.
     ///
@@ -233,7 +267,7 @@ impl Config {
     pub fn load(env_file: Option<&Path>) -> Result<Self, ConfigErrors> {
         let mut problems = Vec::new();
         let process = source::process(&mut problems);
-        Self::load_from(process, env_file, Path::new(".env"), problems)
+        Self::load_from(process, env_file, Path::new(DOT_ENV), problems)
     }
 
     fn load_from(
@@ -242,14 +276,7 @@ impl Config {
         dot_env: &Path,
         mut problems: Vec<Problem>,
     ) -> Result<Self, ConfigErrors> {
-        let is_production =
-            variables.get("RUN_MODE").is_some_and(|mode| mode.trim().eq_ignore_ascii_case("PRODUCTION"));
-        match env_file {
-            Some(path) => source::add_file(path, true, &mut variables, &mut problems),
-            None if is_production => {}
-            None => source::add_file(dot_env, false, &mut variables, &mut problems),
-        }
-        source::read_secrets(&mut variables, &mut problems);
+        source::complete(&mut variables, env_file, dot_env, &mut problems);
         parse::validate(&variables, problems)
     }
 }

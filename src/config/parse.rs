@@ -401,7 +401,7 @@ fn parse_rule(kind: RuleKind, position: usize, item: &str) -> Result<Rule, Strin
 }
 
 /// Host and port of MQTT_BROKER_URL.
-fn parse_broker_url(url: &str) -> Result<(String, Option<u16>), String> {
+pub(super) fn parse_broker_url(url: &str) -> Result<(String, Option<u16>), String> {
     let rest = match url.split_once("://") {
         None => url,
         Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
@@ -425,7 +425,7 @@ fn parse_broker_url(url: &str) -> Result<(String, Option<u16>), String> {
 }
 
 /// `host`, `host:port`, `[ipv6]`, `[ipv6]:port`, or an IPv6 address alone.
-fn parse_host_port(text: &str) -> Result<(String, Option<u16>), String> {
+pub(super) fn parse_host_port(text: &str) -> Result<(String, Option<u16>), String> {
     let expected = || "expected HOST or HOST:PORT (an IPv6 address in brackets)".to_owned();
     let (host, port) = if let Some(rest) = text.strip_prefix('[') {
         let (host, behind) = rest.split_once(']').ok_or_else(expected)?;

@@ -89,9 +89,15 @@ fn the_example_environment_of_the_seed_routes_as_its_text_says() {
     ] {
         assert_eq!(kafka_topic(&mut router, topic).as_deref(), expected, "{topic}");
     }
-    let warnings = crate::cli::warnings(&config, &router);
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("default/+/mqtt:custom-kafka and default/kc/#:general"), "{warnings:?}");
+    let overlaps = router.overlaps(9);
+    assert_eq!(overlaps.total, 1, "{overlaps:?}");
+    let named: Vec<String> = overlaps
+        .listed
+        .iter()
+        .flat_map(|pair| [pair.first, pair.second])
+        .map(|id| router.rules().get(id).unwrap().to_string())
+        .collect();
+    assert_eq!(named, ["default/+/mqtt:custom-kafka", "default/kc/#:general"]);
 }
 
 #[test]
@@ -292,4 +298,20 @@ fn words_are_taken_in_any_case() {
     assert_eq!((config.run.log_level, config.kafka.compression), (LogLevel::Warn, Compression::Lz4));
     assert_eq!(config.kafka.headers, Headers { topic: true, qos: true, ..Headers::default() });
     assert_eq!(valid(&[("KAFKA_HEADERS", "none")]).kafka.headers, Headers::default());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_value_makes_validation_panic_or_shows_a_password(
+        name in proptest::sample::select(crate::config::variables::VARIABLES.iter().map(|v| v.name).collect::<Vec<_>>()),
+        value in "[a-z0-9:,@/+#{}$\\[\\] \0]{0,24}",
+    ) {
+        let told = match with(&[("MQTT_USER_NAME", "u"), ("MQTT_USER_PASSWORD", "HUNTER"), (name, &value)]) {
+            Ok(config) => format!("{config:?}"),
+            Err(errors) => errors.to_string(),
+        };
+        proptest::prop_assert!(!told.contains("HUNTER"));
+    }
 }

@@ -31,8 +31,25 @@ pub(super) fn process(problems: &mut Vec<Problem>) -> Variables {
     found
 }
 
+/// Adds what files give to the variables of the process: an environment file, and those that secrets are in.
+pub(super) fn complete(
+    variables: &mut Variables,
+    env_file: Option<&Path>,
+    dot_env: &Path,
+    problems: &mut Vec<Problem>,
+) {
+    let is_production =
+        variables.get("RUN_MODE").is_some_and(|mode| mode.trim().eq_ignore_ascii_case("PRODUCTION"));
+    match env_file {
+        Some(path) => add_file(path, true, variables, problems),
+        None if is_production => {}
+        None => add_file(dot_env, false, variables, problems),
+    }
+    read_secrets(variables, problems);
+}
+
 /// Adds the variables of an environment file to those that are not set yet. A file that is not `required` may be absent.
-pub(super) fn add_file(path: &Path, required: bool, into: &mut Variables, problems: &mut Vec<Problem>) {
+fn add_file(path: &Path, required: bool, into: &mut Variables, problems: &mut Vec<Problem>) {
     let name = path.display().to_string();
     let text = match std::fs::read(path).map(String::from_utf8) {
         Ok(Ok(text)) => text,
@@ -42,49 +59,62 @@ pub(super) fn add_file(path: &Path, required: bool, into: &mut Variables, proble
             return problems.push(Problem::new(&name, None, format!("the file cannot be read: {error}")));
         }
     };
-    match parse_file(&text) {
-        Ok(variables) => {
-            for (name, value) in variables {
-                into.entry(name).or_insert(value);
-            }
-        }
-        Err((line, reason)) => problems.push(Problem::new(&format!("{name}:{line}"), None, reason)),
+    // What could be read counts although a line is broken: else everything required would be reported as missing too.
+    let (variables, mistakes) = parse_file(&text);
+    for (name, value) in variables {
+        into.entry(name).or_insert(value);
+    }
+    for (line, reason) in mistakes {
+        problems.push(Problem::new(&format!("{name}:{line}"), None, reason));
     }
 }
 
-/// The variables of an environment file's text, or the line number (from 1) and reason of the first mistake. The reason
-/// does not show the line, which may hold a secret.
-fn parse_file(text: &str) -> Result<Variables, (usize, String)> {
+/// The variables of an environment file's text, and the line number (from 1) and reason of each mistake. A reason does
+/// not show the line, which may hold a secret.
+fn parse_file(text: &str) -> (Variables, Vec<(usize, String)>) {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut found = Variables::new();
+    let mut mistakes = Vec::new();
+    let mut failed_at = 0;
     for item in dotenvy::from_read_iter(text.as_bytes()) {
         match item {
             Ok((name, value)) => {
-                let defines = |line: &str| {
-                    let line = line.trim_start().trim_start_matches("export ").trim_start();
-                    line.strip_prefix(name.as_str()).is_some_and(|rest| rest.trim_start().starts_with('='))
-                };
-                if found.contains_key(&name) {
-                    return Err((last_line(text, defines), format!("{name} is set twice in this file")));
+                if let Some(mistake) = mistake_in(text, &name, &value, &found) {
+                    mistakes.push(mistake);
                 }
-                // dotenvy replaces $NAME, also between double quotes: $share/g/a would silently become /g/a.
-                let eaten = |line: &str| defines(line) && has_dollar_topic(line);
-                if text.lines().any(eaten) && !has_dollar_topic(&value) {
-                    let reason =
-                        "$share and $SYS would be replaced like variables: put the value in single quotes";
-                    return Err((last_line(text, eaten), format!("{name}: {reason}")));
-                }
-                found.insert(name, value);
+                found.entry(name).or_insert(value);
             }
             Err(dotenvy::Error::LineParse(line, _)) => {
                 let reason =
                     "expected NAME=VALUE (a value with spaces, #, quotes or $ stands in single quotes)";
-                return Err((failing_line(text, &line), reason.to_owned()));
+                failed_at = failing_line(text, &line, failed_at);
+                mistakes.push((failed_at, reason.to_owned()));
             }
-            Err(error) => return Err((1, format!("it cannot be read: {error}"))),
+            Err(error) => {
+                mistakes.push((1, format!("it cannot be read: {error}")));
+                break;
+            }
         }
     }
-    Ok(found)
+    (found, mistakes)
+}
+
+/// What is wrong with a line that dotenvy could parse.
+fn mistake_in(text: &str, name: &str, value: &str, before: &Variables) -> Option<(usize, String)> {
+    let defines = |line: &str| {
+        let line = line.trim_start().trim_start_matches("export ").trim_start();
+        line.strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('='))
+    };
+    if before.contains_key(name) {
+        return Some((last_line(text, defines), format!("{name} is set twice in this file")));
+    }
+    // dotenvy replaces $NAME, also between double quotes: $share/g/a would silently become /g/a.
+    let eaten = |line: &str| defines(line) && has_dollar_topic(line);
+    if text.lines().any(eaten) && !has_dollar_topic(value) {
+        let reason = "$share and $SYS would be replaced like variables: put the value in single quotes";
+        return Some((last_line(text, eaten), format!("{name}: {reason}")));
+    }
+    None
 }
 
 fn has_dollar_topic(text: &str) -> bool {
@@ -96,17 +126,17 @@ fn last_line(text: &str, is_it: impl Fn(&str) -> bool) -> usize {
 }
 
 /// dotenvy tells the text that it could not parse, not where it stands: the first line that holds its beginning and
-/// does not parse by itself.
-fn failing_line(text: &str, culprit: &str) -> usize {
+/// does not parse by itself, behind the last one that did not.
+fn failing_line(text: &str, culprit: &str, after: usize) -> usize {
     let beginning = culprit.lines().next().unwrap_or_default();
     let fails = |line: &str| dotenvy::from_read_iter(line.as_bytes()).any(|item| item.is_err());
     let holds = |line: &str| line.contains(beginning) && fails(line);
-    text.lines().zip(1..).find(|(line, _)| holds(line)).map_or(1, |(_, number)| number)
+    text.lines().zip(1..).skip(after).find(|(line, _)| holds(line)).map_or(after.max(1), |(_, number)| number)
 }
 
 /// Replaces each `X_FILE` of a secret X by X with the content of that file; one trailing line break is cut. A problem does not
 /// show the path: who mixes up X_FILE and X has written the secret there.
-pub(super) fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem>) {
+fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem>) {
     let files: Vec<(String, &str)> = variables
         .keys()
         .filter_map(|name| variables::secret_of_file(name).map(|secret| (name.clone(), secret.name)))

@@ -82,7 +82,7 @@ fn a_file_is_read_as_every_dotenv_reads_it() {
         "\u{feff}# comment\nexport A=1\nB = 'x # y $z'\nC=\"a b\" # comment\n\nD=\nE='two\nlines'\nF=x$A\r\n";
     let expected =
         of(&[("A", "1"), ("B", "x # y $z"), ("C", "a b"), ("D", ""), ("E", "two\nlines"), ("F", "x1")]);
-    assert_eq!(parse_file(text), Ok(expected));
+    assert_eq!(parse_file(text), (expected, Vec::new()));
 }
 
 #[test]
@@ -94,23 +94,35 @@ fn a_mistake_is_told_with_its_line_and_without_what_the_line_holds() {
         ("=hunter2", 1),
         ("A=1\nB=2\nA=hunter2\n", 3),
     ] {
-        let (found, reason) = parse_file(text).unwrap_err();
-        assert_eq!(found, line, "{text:?}: {reason}");
+        let (_, mistakes) = parse_file(text);
+        let [(found, reason)] = &mistakes[..] else { panic!("{text:?}: {mistakes:?}") };
+        assert_eq!(*found, line, "{text:?}: {reason}");
         assert!(!reason.contains("hunter2"), "{reason}");
     }
     let folder = Folder::new();
     let told = load(&[], None, &folder.file(".env", format!("{SMALLEST}oops\n"))).unwrap_err();
-    assert!(told.contains(".env:5: expected NAME=VALUE"), "{told}");
+    assert!(told.ends_with(
+        ".env:5: expected NAME=VALUE (a value with spaces, #, quotes or $ stands in single quotes)"
+    ));
+    assert_eq!(told.lines().count(), 1, "what could be read is not reported as missing: {told}");
+}
+
+#[test]
+fn every_broken_line_is_told() {
+    let (variables, mistakes) = parse_file("oops\nA=1\noops\nB=2\nB=3\nC=x y\n");
+    let lines: Vec<usize> = mistakes.iter().map(|(line, _)| *line).collect();
+    assert_eq!((variables, lines), (of(&[("A", "1"), ("B", "2")]), vec![1, 3, 5, 6]));
 }
 
 #[test]
 fn a_shared_subscription_that_the_file_would_swallow_is_refused() {
     for text in ["X=1\nL=$share/g/a:b\n", "X=1\nL=\"$share/g/a:b\"\n", "X=1\nexport L=a:b,$SYS/#:c\n"] {
-        let (line, reason) = parse_file(text).unwrap_err();
-        assert!(line == 2 && reason.contains("single quotes"), "{line} {reason}");
+        let (_, mistakes) = parse_file(text);
+        let [(line, reason)] = &mistakes[..] else { panic!("{text:?}: {mistakes:?}") };
+        assert!(*line == 2 && reason.contains("single quotes"), "{line} {reason}");
     }
-    assert_eq!(parse_file("L='$share/g/a:b'").unwrap(), of(&[("L", "$share/g/a:b")]));
-    assert_eq!(parse_file("L=\\$share/g/a:b").unwrap(), of(&[("L", "$share/g/a:b")]));
+    assert_eq!(parse_file("L='$share/g/a:b'").0, of(&[("L", "$share/g/a:b")]));
+    assert_eq!(parse_file("L=\\$share/g/a:b").0, of(&[("L", "$share/g/a:b")]));
 }
 
 fn with_secret(pairs: &[(&str, &str)]) -> (Variables, Vec<String>) {
@@ -154,4 +166,15 @@ fn a_secret_file_of_something_not_supported_yet_is_refused_too() {
     let process = [("SASL_PASSWORD_FILE", file.to_str().unwrap())];
     let told = load(&process, Some(&folder.file("env", SMALLEST)), Path::new("none")).unwrap_err();
     assert!(told.contains("SASL_PASSWORD: it is not supported yet"), "{told}");
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn no_text_makes_the_file_parser_panic(text in "[A-C='\"# $\\\\\r\n{}xä]{0,40}") {
+        for (line, _) in parse_file(&text).1 {
+            proptest::prop_assert!(line >= 1 && line <= text.lines().count().max(1));
+        }
+    }
 }

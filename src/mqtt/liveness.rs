@@ -165,10 +165,10 @@ impl Liveness {
         [self.ping_at(), confirm, self.write_due].into_iter().flatten().chain(answers).min()
     }
 
-    /// What to do at `now`.
-    pub fn due(&self, unconfirmed: usize, now: Instant) -> Due {
+    /// What to do at `now`. `drained`: nothing more waits to be read, so that what has not come is missing.
+    pub fn due(&self, unconfirmed: usize, now: Instant, drained: bool) -> Due {
         let past = |due: Option<Instant>| due.is_some_and(|due| due <= now);
-        let unanswered = |due: Option<Instant>| self.paused_at.is_none() && past(due);
+        let unanswered = |due: Option<Instant>| drained && self.paused_at.is_none() && past(due);
         if past(self.write_due) {
             Due::GiveUp(Overdue::Write)
         } else if unanswered(self.connack_due) {
@@ -218,8 +218,8 @@ mod tests {
         let mut liveness = connected(20, start);
         assert_eq!(liveness.deadline(0), Some(start + 15 * S));
         liveness.wrote(true, start + 10 * S);
-        assert_eq!(liveness.due(0, start + 24 * S), Due::Nothing);
-        assert_eq!(liveness.due(0, start + 25 * S), Due::Ping);
+        assert_eq!(liveness.due(0, start + 24 * S, true), Due::Nothing);
+        assert_eq!(liveness.due(0, start + 25 * S, true), Due::Ping);
     }
 
     #[test]
@@ -227,7 +227,7 @@ mod tests {
         let start = Instant::now();
         let liveness = connected(0, start);
         assert_eq!(liveness.deadline(0), None);
-        assert_eq!(liveness.due(0, start + 100_000 * S), Due::Nothing);
+        assert_eq!(liveness.due(0, start + 100_000 * S, true), Due::Nothing);
     }
 
     #[test]
@@ -237,12 +237,12 @@ mod tests {
         liveness.reading(false, start);
         for period in 1..=1000 {
             let now = start + 15 * S * period;
-            assert_eq!(liveness.due(0, now), Due::Ping, "period {period}");
+            assert_eq!(liveness.due(0, now, true), Due::Ping, "period {period}");
             liveness.pinged(u64::from(period), now);
         }
         let now = start + 15_000 * S;
         liveness.reading(true, now);
-        assert_eq!(liveness.due(0, now), Due::Nothing);
+        assert_eq!(liveness.due(0, now, true), Due::Nothing);
         for _ in 1..=1000 {
             liveness.ponged(now);
         }
@@ -255,10 +255,10 @@ mod tests {
         let mut liveness = connected(20, start);
         liveness.pinged(2, start);
         liveness.received(start + 9 * S);
-        assert_eq!(liveness.due(0, start + 15 * S - S / 2), Due::Nothing);
-        assert_eq!(liveness.due(0, start + 19 * S), Due::GiveUp(Overdue::PingResp));
+        assert_eq!(liveness.due(0, start + 15 * S - S / 2, true), Due::Nothing);
+        assert_eq!(liveness.due(0, start + 19 * S, true), Due::GiveUp(Overdue::PingResp));
         assert_eq!(liveness.ponged(start + 20 * S), Some(2));
-        assert_eq!(liveness.due(0, start + 20 * S), Due::Ping);
+        assert_eq!(liveness.due(0, start + 20 * S, true), Due::Ping);
     }
 
     #[test]
@@ -267,19 +267,28 @@ mod tests {
         let mut liveness = connected(0, start);
         liveness.output_waits(start);
         liveness.wrote(false, start + 20 * S);
-        assert_eq!(liveness.due(0, start + 49 * S), Due::Nothing);
-        assert_eq!(liveness.due(0, start + 50 * S), Due::GiveUp(Overdue::Write));
+        assert_eq!(liveness.due(0, start + 49 * S, true), Due::Nothing);
+        assert_eq!(liveness.due(0, start + 50 * S, true), Due::GiveUp(Overdue::Write));
     }
 
     #[test]
     fn unconfirmed_acknowledgements_are_asked_after_once_a_second() {
         let start = Instant::now();
         let mut liveness = connected(0, start);
-        assert_eq!(liveness.due(1, start + S), Due::Ping);
+        assert_eq!(liveness.due(1, start + S, true), Due::Ping);
         liveness.pinged(6, start + S);
-        assert_eq!(liveness.due(1, start + 5 * S), Due::Nothing);
+        assert_eq!(liveness.due(1, start + 5 * S, true), Due::Nothing);
         assert_eq!(liveness.ponged(start + 5 * S), Some(6));
-        assert_eq!(liveness.due(1, start + 5 * S), Due::Ping);
-        assert_eq!(liveness.due(0, start + 5 * S), Due::Nothing);
+        assert_eq!(liveness.due(1, start + 5 * S, true), Due::Ping);
+        assert_eq!(liveness.due(0, start + 5 * S, true), Due::Nothing);
+    }
+
+    #[test]
+    fn while_more_waits_to_be_read_our_own_duties_go_on_and_nothing_is_missed() {
+        let start = Instant::now();
+        let mut liveness = connected(4, start);
+        liveness.pinged(2, start);
+        assert_eq!(liveness.due(0, start + 60 * S, false), Due::Ping);
+        assert_eq!(liveness.due(0, start + 60 * S, true), Due::GiveUp(Overdue::PingResp));
     }
 }

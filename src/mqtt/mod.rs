@@ -15,6 +15,7 @@
 
 pub mod ack;
 pub mod codec;
+pub mod event;
 pub mod liveness;
 pub mod probe;
 pub mod redelivery;

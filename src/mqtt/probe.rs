@@ -65,7 +65,7 @@ pub fn probe(endpoint: &Endpoint, options: &SessionOptions) -> Result<ProbeRepor
                 ReadOutcome::Closed => return Err(ProbeError::Closed),
             }
         } else {
-            session.on_deadline(clock::now()).map_err(ProbeError::Session)?;
+            session.on_deadline(clock::now(), true).map_err(ProbeError::Session)?;
         }
         if let Some(Event::Connected { .. }) = session.next_event() {
             let connack_after = clock::now().saturating_duration_since(started);

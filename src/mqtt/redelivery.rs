@@ -16,7 +16,7 @@
 //! - in hand or settled: certainly, for the broker cannot have our PUBACK and must not reuse the identifier
 //!   (MQTT-2.3.1-4);
 //! - written on an earlier connection: only if this broker's identifiers have been seen to go round all 65,535
-//!   before one comes again ([`IdPolicy`]). A broker that reuses the lowest free one may have got the PUBACK and
+//!   before one comes again (`IdPolicy` below). A broker that reuses the lowest free one may have got the PUBACK and
 //!   then sent a new, equal message that we never saw: that is passed on, and counted as a possible repeat.
 //!
 //! DUP=0 is a new message whatever else matches: a broker that lost its memory (restored from an older state)
@@ -266,7 +266,7 @@ impl IdPolicy {
 
     fn freed(&mut self, id: u16) {
         if let Some((first, last)) = self.run {
-            self.free_behind |= forward(first, id) < forward(first, last);
+            self.free_behind |= forward(first, id) <= forward(first, last);
         }
     }
 }

@@ -22,9 +22,10 @@ use thiserror::Error;
 
 use super::ack::AckQueue;
 use super::codec::{self, Codec, CodecError, Connect, Packet, Publish, Refusal};
+pub use super::event::{Event, SessionStats};
 use super::liveness::{Due, Liveness, Overdue};
 use super::redelivery::{Arrival, Redelivery, UNCONFIRMED_MAX, fingerprint, fingerprint_seed};
-use super::subscription::{Subscriptions, Verdict};
+use super::subscription::Subscriptions;
 use crate::message::{AckToken, Body, Message, Qos, Settled};
 use crate::secret::Secret;
 
@@ -84,46 +85,6 @@ pub enum SessionError {
     Overdue(Overdue),
 }
 
-/// What somebody outside should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// CONNACK.
-    Connected {
-        /// The broker kept the session.
-        session_present: bool,
-    },
-    /// All SUBACKs are in.
-    Subscribed {
-        /// Filters the broker delivers.
-        granted: usize,
-        /// Filters it refuses.
-        refused: usize,
-    },
-    /// Something about one filter.
-    Filter(Verdict),
-    /// The broker closed several connections in a row soon after accepting them: most likely another client
-    /// uses the same client id. Told once, until a connection lasts.
-    TakenOver {
-        /// How many in a row.
-        times: u32,
-    },
-}
-
-/// What went through, since the session object was made.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SessionStats {
-    /// Messages handed on.
-    pub received: u64,
-    /// PUBACKs put into the output.
-    pub acknowledged: u64,
-    /// Repeats that were not handed on.
-    pub repeats_suppressed: u64,
-    /// Messages handed on that may be repeats.
-    pub possible_repeats: u64,
-    /// Messages above the size limit.
-    pub oversized: u64,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Closed,
@@ -153,6 +114,8 @@ pub struct Session {
     connected_at: Option<Instant>,
     short_connections: u32,
     retry_refused_at: Option<Instant>,
+    /// The last [`Event::Subscribed`] of this connection.
+    told: Option<(usize, usize)>,
     events: VecDeque<Event>,
     stats: SessionStats,
 }
@@ -177,6 +140,7 @@ impl Session {
             connected_at: None,
             short_connections: 0,
             retry_refused_at: None,
+            told: None,
             events: VecDeque::new(),
             stats: SessionStats::default(),
             options,
@@ -230,9 +194,15 @@ impl Session {
     }
 
     fn parse(&mut self, now: Instant, wall_ms: i64, messages: &mut Vec<Message>) -> Result<(), SessionError> {
-        while self.may_read()
-            && let Some(packet) = self.codec.read(&mut self.input)?
-        {
+        loop {
+            if !self.may_read() {
+                // Repeats of what was settled before are acknowledged at once, which may make room.
+                self.write_acks();
+                if !self.may_read() {
+                    break;
+                }
+            }
+            let Some(packet) = self.codec.read(&mut self.input)? else { break };
             match (self.phase, packet) {
                 (Phase::AwaitingConnAck, Packet::ConnAck { session_present, refusal }) => {
                     self.connack(session_present, refusal, now)?;
@@ -253,7 +223,6 @@ impl Session {
                 }
             }
         }
-        // Repeats of what was settled before are acknowledged at once.
         self.write_acks();
         Ok(())
     }
@@ -296,7 +265,11 @@ impl Session {
         if !pending {
             let (granted, refused) = self.subscriptions.count();
             self.retry_refused_at = (refused > 0).then(|| now + REFUSED_RETRY);
-            self.events.push_back(Event::Subscribed { granted, refused });
+            // Once a minute nothing new is nothing to tell.
+            if self.told != Some((granted, refused)) {
+                self.told = Some((granted, refused));
+                self.events.push_back(Event::Subscribed { granted, refused });
+            }
         }
     }
 
@@ -430,18 +403,18 @@ impl Session {
         [liveness, self.retry_refused_at].into_iter().flatten().min()
     }
 
-    /// Does what is due at `now`. Call it only when the socket has nothing more to read: what waits there may be
-    /// the answer that is missed.
+    /// Does what is due at `now`. `drained`: the socket has nothing more to read now. If it has, what waits there
+    /// may be the answer that is missed, so then only our own duties (keep-alive) are done.
     ///
     /// # Errors
     /// The broker is overdue: close the connection.
-    pub fn on_deadline(&mut self, now: Instant) -> Result<(), SessionError> {
+    pub fn on_deadline(&mut self, now: Instant, drained: bool) -> Result<(), SessionError> {
         if self.phase == Phase::Open && self.retry_refused_at.is_some_and(|at| at <= now) {
             self.subscribe(now)?;
         }
         let unconfirmed = self.redelivery.unconfirmed();
         if let Some(liveness) = &mut self.liveness {
-            match liveness.due(unconfirmed, now) {
+            match liveness.due(unconfirmed, now, drained) {
                 Due::Nothing => {}
                 Due::GiveUp(overdue) => return Err(SessionError::Overdue(overdue)),
                 Due::Ping => {
@@ -469,6 +442,7 @@ impl Session {
         self.phase = Phase::Closed;
         self.liveness = None;
         self.retry_refused_at = None;
+        self.told = None;
         self.codec.reset();
         self.input = BytesMut::new();
         self.output.clear();

@@ -22,7 +22,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ADDRESSES_MAX: usize = 8;
 
 /// Bytes of one read. Mosquitto writes packet by packet, so most reads are far smaller.
-const READ_BYTES: usize = 64 * 1024;
+pub const READ_BYTES: usize = 64 * 1024;
 
 /// Why there is no connection. All are outages: try again.
 #[derive(Debug, Error)]
@@ -69,7 +69,7 @@ impl std::fmt::Display for Endpoint {
 /// What one read brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadOutcome<'b> {
-    /// Bytes; more may wait if the buffer is full.
+    /// Bytes; more may wait if there are [`READ_BYTES`] of them.
     Bytes(&'b [u8]),
     /// Nothing now.
     Empty,

@@ -9,8 +9,6 @@ use std::io::Write as _;
 
 use log::{LevelFilter, SetLoggerError};
 
-use crate::config::LogLevel;
-
 /// Targets that get the level asked for: ours. Dependencies are held at WARN, or their chatter hides ours at DEBUG.
 const OWN_TARGETS: &[&str] = &["tidegate", "publisher_mqtt", "subscriber_kafka"];
 
@@ -18,8 +16,7 @@ const OWN_TARGETS: &[&str] = &["tidegate", "publisher_mqtt", "subscriber_kafka"]
 ///
 /// # Errors
 /// A log was set up before.
-pub fn init(level: LogLevel) -> Result<(), SetLoggerError> {
-    let own = level_filter(level);
+pub fn init(own: LevelFilter) -> Result<(), SetLoggerError> {
     let mut builder = env_logger::Builder::new();
     builder.target(env_logger::Target::Stderr).filter_level(own.min(LevelFilter::Warn));
     for target in OWN_TARGETS {
@@ -31,18 +28,6 @@ pub fn init(level: LogLevel) -> Result<(), SetLoggerError> {
         out.write_all(line.as_bytes())
     });
     builder.try_init()
-}
-
-/// panic and fatal log nothing: what ends the process is printed by `main`, not logged.
-fn level_filter(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Panic | LogLevel::Fatal => LevelFilter::Off,
-        LogLevel::Error => LevelFilter::Error,
-        LogLevel::Warn => LevelFilter::Warn,
-        LogLevel::Info => LevelFilter::Info,
-        LogLevel::Debug => LevelFilter::Debug,
-        LogLevel::Trace => LevelFilter::Trace,
-    }
 }
 
 fn line(time: &dyn fmt::Display, level: log::Level, target: &str, message: &fmt::Arguments<'_>) -> String {
@@ -103,12 +88,5 @@ mod tests {
     #[test]
     fn ordinary_text_is_left_as_it_is() {
         assert!(matches!(one_line("Küche/temp \\ 21 °C"), Cow::Borrowed("Küche/temp \\ 21 °C")));
-    }
-
-    #[test]
-    fn panic_and_fatal_leave_only_what_ends_the_process() {
-        assert_eq!(level_filter(LogLevel::Panic), LevelFilter::Off);
-        assert_eq!(level_filter(LogLevel::Fatal), LevelFilter::Off);
-        assert_eq!(level_filter(LogLevel::Trace), LevelFilter::Trace);
     }
 }

@@ -50,16 +50,19 @@ impl Reason {
 
 /// The letter for a message, under its MQTT topic as key.
 pub(super) fn letter(mqtt_topic: &str, value: Option<Bytes>, timestamp_ms: i64, reason: &Reason) -> Record {
-    let topic = Bytes::copy_from_slice(mqtt_topic.as_bytes());
-    let headers = vec![(HEADER_TOPIC.to_owned(), Some(topic.clone()))];
-    let record = Record { key: Some(topic), value, headers, timestamp_ms, offset: -1 };
-    with_reason(record, reason)
+    let key = Some(Bytes::copy_from_slice(mqtt_topic.as_bytes()));
+    let record = Record { key, value, headers: Vec::new(), timestamp_ms, offset: -1 };
+    with_reason(record, Some(mqtt_topic), reason)
 }
 
 /// The letter for a record that Kafka refused: the record itself, and why.
-pub(super) fn with_reason(mut record: Record, reason: &Reason) -> Record {
+pub(super) fn with_reason(mut record: Record, mqtt_topic: Option<&str>, reason: &Reason) -> Record {
+    let has_topic = record.headers.iter().any(|(name, _)| name == HEADER_TOPIC);
     let mut add =
         |name: &str, value: String| record.headers.push((name.to_owned(), Some(Bytes::from(value))));
+    if let (false, Some(topic)) = (has_topic, mqtt_topic) {
+        add(HEADER_TOPIC, topic.to_owned());
+    }
     add(HEADER_REASON, reason.text.clone());
     if let Some(code) = reason.code {
         add(HEADER_CODE, code.to_string());

@@ -20,12 +20,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
-use log::{debug, error, info, warn};
+use log::{error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::error::chain;
 use crate::message::{Message, Settled};
+use crate::mqtt::codec::Refusal;
 use crate::mqtt::session::{Event, Session, SessionError, SessionOptions};
 use crate::mqtt::subscription::Verdict;
 use crate::mqtt::transport::{self, ConnectError, Connection, Endpoint, ReadOutcome, Ready};
@@ -117,6 +118,7 @@ struct State {
     accepted: bool,
     batch: Vec<Message>,
     outage: Option<Outage>,
+    told_refusal: Option<Refusal>,
 }
 
 /// An outage that has been reported.
@@ -142,6 +144,7 @@ impl Ingest {
             accepted: false,
             batch: Vec::new(),
             outage: None,
+            told_refusal: None,
             ingest: self,
         };
         let result = state.run();
@@ -261,22 +264,23 @@ impl State {
         }
         let mut reads = if ready.readable { READS_IN_A_ROW } else { 0 };
         let mut drained = !ready.readable;
-        while reads > 0 && session.may_read() {
+        while reads > 0 && !drained && session.may_read() {
             reads -= 1;
             match connection.read().map_err(Loss::Io)? {
-                ReadOutcome::Bytes(bytes) => session
-                    .receive(bytes, clock::now(), clock::unix_ms(), &mut self.batch)
-                    .map_err(Loss::Session)?,
-                ReadOutcome::Empty => {
-                    drained = true;
-                    break;
+                ReadOutcome::Bytes(bytes) => {
+                    // Asking again after a short read is a system call for nothing, at worst for each message.
+                    drained = bytes.len() < transport::READ_BYTES;
+                    session
+                        .receive(bytes, clock::now(), clock::unix_ms(), &mut self.batch)
+                        .map_err(Loss::Session)?;
                 }
+                ReadOutcome::Empty => drained = true,
                 ReadOutcome::Closed => return Err(Loss::Closed),
             }
         }
         let now = clock::now();
-        if (drained || !session.may_read()) && session.deadline().is_some_and(|at| at <= now) {
-            session.on_deadline(now).map_err(Loss::Session)?;
+        if session.deadline().is_some_and(|at| at <= now) {
+            session.on_deadline(now, drained).map_err(Loss::Session)?;
         }
         if !session.output().is_empty() {
             let count = connection.write(session.output()).map_err(Loss::Io)?;
@@ -358,7 +362,7 @@ impl State {
         };
         if let Loss::Session(SessionError::Refused(refusal)) = loss
             && refusal.needs_operator()
-            && self.outage.is_none()
+            && self.told_refusal.replace(*refusal) != Some(*refusal)
         {
             error!("MQTT broker {}: {refusal}; trying again", self.ingest.endpoint);
         }
@@ -381,6 +385,7 @@ impl State {
             match event {
                 Event::Connected { session_present } => {
                     self.accepted = true;
+                    self.told_refusal = None;
                     counters.connects.fetch_add(1, Relaxed);
                     counters.connected.store(true, Relaxed);
                     let failures = self.outage.take().map_or(0, |outage| outage.failures);
@@ -420,25 +425,29 @@ impl State {
     /// then throw away the PUBACKs it has not read.
     fn goodbye(&mut self) {
         let deadline = clock::now() + GOODBYE_TIMEOUT;
+        // What was settled before we were told to finish is in the channel by now.
+        self.take_settled();
         self.session.say_goodbye(clock::now());
         self.count();
         let Link::Up { connection, .. } = &mut self.link else { return };
         let mut shut = false;
         loop {
-            match connection.write(self.session.output()) {
-                Ok(count) => self.session.wrote(count, clock::now()),
-                Err(error) => {
-                    debug!("MQTT goodbye: {error}");
-                    return;
+            // Once shut for writing, even writing nothing is an error.
+            if !shut {
+                match connection.write(self.session.output()) {
+                    Ok(count) => self.session.wrote(count, clock::now()),
+                    Err(error) => {
+                        warn!("MQTT connection broke before the last acknowledgements: {error}");
+                        return;
+                    }
+                }
+                shut = self.session.output().is_empty();
+                if shut {
+                    connection.finish_writing();
                 }
             }
-            let unwritten = !self.session.output().is_empty();
-            if !unwritten && !shut {
-                connection.finish_writing();
-                shut = true;
-            }
             let left = deadline.saturating_duration_since(clock::now());
-            let waited = transport::wait(&self.ingest.waker, Some((connection, true, unwritten)), Some(left));
+            let waited = transport::wait(&self.ingest.waker, Some((connection, true, !shut)), Some(left));
             let Ok(ready) = waited else { return };
             if ready.woken {
                 self.ingest.waker.acknowledge();
@@ -455,3 +464,7 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "ingest_tests.rs"]
+mod tests;

@@ -42,6 +42,8 @@ const EVENTS_CAPACITY: usize = 256;
 pub struct Waiting {
     token: AckToken,
     stage: Stage,
+    /// For the dead letter that it may become; None where there is no topic for those, which saves the copy.
+    mqtt_topic: Option<Box<str>>,
 }
 
 /// Which try a record is.
@@ -209,7 +211,13 @@ impl Publish {
                 let mut reason = Reason::new("the MQTT packet is larger than MQTT_MAX_PACKET_BYTES");
                 reason.value_bytes = Some(packet_bytes);
                 let letter = dead_letter::letter(&topic, None, received_at_ms, &reason);
-                return self.bury(&topic, letter, &reason, Waiting { token, stage: Stage::Letter }, now);
+                return self.bury(
+                    &topic,
+                    letter,
+                    &reason,
+                    Waiting { token, stage: Stage::Letter, mqtt_topic: None },
+                    now,
+                );
             }
         };
         let (rule, kafka_topic) = match self.router.route(&topic) {
@@ -223,14 +231,21 @@ impl Publish {
             Decision::Refused { error, .. } => {
                 let reason = Reason::new(error.to_string());
                 let letter = dead_letter::letter(&topic, Some(value), received_at_ms, &reason);
-                return self.bury(&topic, letter, &reason, Waiting { token, stage: Stage::Letter }, now);
+                return self.bury(
+                    &topic,
+                    letter,
+                    &reason,
+                    Waiting { token, stage: Stage::Letter, mqtt_topic: None },
+                    now,
+                );
             }
         };
         self.key.clear();
         let has_key = self.router.render_key(rule, &topic, &mut self.key);
         let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id };
         let key = has_key.then_some(self.key.as_slice());
-        let waiting = Waiting { token, stage: Stage::Record };
+        let mqtt_topic = self.dead_letter_topic.is_some().then(|| topic.as_str().into());
+        let waiting = Waiting { token, stage: Stage::Record, mqtt_topic };
         let producer = &mut self.producer;
         let pushed = self.headers.with_record(&facts, key, Some(&value), |record| {
             producer.push(&kafka_topic, record, waiting, now)
@@ -254,7 +269,7 @@ impl Publish {
             why.meant_for = Some(topic);
             match tag.stage {
                 Stage::Record => {
-                    let letter = dead_letter::with_reason(record, &why);
+                    let letter = dead_letter::with_reason(record, tag.mqtt_topic.as_deref(), &why);
                     self.bury(&subject, letter, &why, Waiting { stage: Stage::Letter, ..tag }, now);
                 }
                 Stage::Letter => {

@@ -9,7 +9,9 @@
 //! - a decision for a constant Kafka topic allocates nothing; that for a template only when the topic is first seen;
 //! - memory does not grow with the number of topics that publishers invent.
 //!
-//! There is no memo from MQTT topic to decision: it was measured (`benches/route.rs`) and the search is as quick.
+//! There is no memo from MQTT topic to decision: by `benches/route.rs` a search takes 0.03 to 0.13 µs with 20,000 filters,
+//! of which a memo that knows every topic would save at most 0.1 µs of several for a message, and it would cost memory
+//! and a rule for what it forgets.
 
 pub mod filter;
 pub mod rule;

@@ -11,7 +11,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use super::filter::TopicFilter;
 
 /// FNV-1a. The keys come from the operator's configuration and look-ups insert nothing, so a publisher cannot
-/// fill a bucket; the default hasher took about a third longer on short levels.
+/// fill a bucket; with the default hasher a search took about a quarter longer (`benches/route.rs`).
 #[derive(Clone, Copy)]
 pub(super) struct Fnv(u64);
 

@@ -1,4 +1,5 @@
 use super::*;
+use proptest::prelude::*;
 
 fn filter(text: &str) -> TopicFilter {
     TopicFilter::parse(text).unwrap()
@@ -112,5 +113,19 @@ fn a_key_without_its_capture_is_the_mqtt_topic() {
 fn a_broken_key_template_is_refused() {
     for bad in ["{", "}", "{x}", "{topic", "a}b", "{0}"] {
         assert!(KeyTemplate::parse(bad).is_err(), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_publisher_sends_the_result_is_a_kafka_topic_or_refused(topic in "\\PC{1,300}") {
+        let filter = filter("#");
+        let template = TopicTemplate::parse("{1}", &filter).unwrap();
+        let mut out = String::new();
+        match template.render(&filter, &topic, &mut out) {
+            Ok(()) => prop_assert_eq!(check_kafka_topic(&out), Ok(())),
+            Err(TemplateError::TooLong(length)) => prop_assert_eq!(length, topic.chars().count()),
+            Err(error) => prop_assert!(error == TemplateError::Dots && out.len() <= 2),
+        }
     }
 }

@@ -90,6 +90,26 @@ fn never_more_than_five_batches_of_a_partition_are_in_flight() {
 }
 
 #[test]
+fn no_more_than_the_receive_maximum_is_in_hand_and_the_rest_follows_in_order() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    let gate = Gate::default();
+    kafka.next(Api::Produce, 1, Act::HoldBefore(gate.clone()));
+    let _gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("MQTT_RECEIVE_MAXIMUM", "10").start();
+    let link = mqtt.session();
+    let values = numbered("v", 500);
+    link.publish_all("a/b", &values, 1);
+    let in_kafkas_hands = || kafka.seen().iter().map(|batch| batch.batch.records.len()).sum::<usize>();
+    kafka.wait_for_seen(1);
+    wait::holds(wait::WATCH, "at most ten under way", || match in_kafkas_hands() {
+        count if count <= 10 => Ok(()),
+        more => Err(more),
+    });
+    gate.open();
+    link.wait_for_pubacks(&ids(1, 500));
+    assert_eq!(kafka.values("t", 0), values);
+}
+
+#[test]
 fn keep_alive_is_kept_while_kafka_never_answers() {
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
     let gate = Gate::default();
@@ -141,9 +161,7 @@ fn flood(qos: QoS) {
     wait::until("two more PINGREQs of a full gateway", || {
         if link.pings() >= pings + 2 { Ok(()) } else { Err(link.pings()) }
     });
-    wait::holds(Duration::from_secs(3), "the link stays open", || {
-        if link.is_open() { Ok(()) } else { Err("closed") }
-    });
+    link.assert_open_for(Duration::from_secs(3));
     assert!(gateway.is_running());
     gate.open();
     kafka.heal();

@@ -44,7 +44,8 @@ fn only_the_record_that_is_too_large_is_refused_and_the_order_of_the_others_is_k
     assert_eq!(dead.len(), 1, "{dead:?}");
     assert_eq!(dead[0].value, None);
     let headers = headers(&dead[0]);
-    for part in ["MESSAGE_TOO_LARGE", "a/b", &culprit.len().to_string()] {
+    assert_eq!(dead[0].key.as_deref(), Some(&b"a/b"[..]));
+    for part in ["MESSAGE_TOO_LARGE", "tidegate.error.topic=t", &culprit.len().to_string()] {
         assert!(headers.contains(part), "`{part}` in {headers}");
     }
 }
@@ -77,8 +78,10 @@ fn a_record_refused_as_invalid_is_named_by_the_broker_and_alone_goes_to_the_dead
     assert_eq!(dead.len(), 1, "{dead:?}");
     assert_eq!(dead[0].text(), "bad");
     let headers = headers(&dead[0]);
-    assert!(headers.contains("INVALID_RECORD"), "the reason: {headers}");
-    assert!(headers.contains("a/b"), "the MQTT topic: {headers}");
+    assert_eq!(dead[0].key.as_deref(), Some(&b"a/b"[..]), "key and headers are kept");
+    for part in ["INVALID_RECORD", "scripted: this record is bad", "tidegate.error.topic=t", "tidegate.id="] {
+        assert!(headers.contains(part), "`{part}` in {headers}");
+    }
     assert!(gateway.log_of("ERROR").len() <= 1, "{:?}", gateway.log_of("ERROR"));
 }
 
@@ -141,6 +144,37 @@ fn a_packet_above_the_limit_is_read_past_recorded_and_acknowledged_in_its_turn()
     let headers = headers(&dead[0]);
     assert!(headers.contains("a/large"), "the MQTT topic: {headers}");
     assert!(dead[0].text().len() < 2048, "the payload was not kept");
+}
+
+#[test]
+fn a_payload_that_mqtt_takes_and_kafka_does_not_holds_nothing_back() {
+    let (mqtt, kafka) = brokers();
+    let _gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("DEAD_LETTER_TOPIC", "dead").start();
+    let link = mqtt.session();
+    link.publish("a/b", "before", 1);
+    link.publish("a/b", vec![b'x'; 3 << 20], 2);
+    link.publish("a/b", "after", 3);
+    link.wait_for_pubacks(&[1, 2, 3]);
+    assert_eq!(kafka.values("t", 0), ["before", "after"]);
+    let dead = kafka.records("dead", 0);
+    assert_eq!(dead.len(), 1);
+    assert_eq!(dead[0].header("tidegate.error.value_bytes"), Some((3 << 20).to_string()));
+}
+
+#[test]
+fn a_message_whose_kafka_topic_cannot_be_named_goes_to_the_dead_letters() {
+    let (mqtt, kafka) = brokers();
+    let _gateway =
+        Setup::new(&mqtt, &kafka).wildcards("c/+:cap-{1},a/#:t").set("DEAD_LETTER_TOPIC", "dead").start();
+    let link = mqtt.session();
+    let long = format!("c/{}", "x".repeat(300));
+    link.publish(&long, "v", 1);
+    link.publish("a/b", "after", 2);
+    link.wait_for_pubacks(&[1, 2]);
+    assert_eq!(kafka.values("t", 0), ["after"]);
+    let dead = kafka.records("dead", 0);
+    assert_eq!((dead.len(), dead[0].text().as_str()), (1, "v"));
+    assert_eq!(dead[0].header("mqtt.topic"), Some(long));
 }
 
 #[test]

@@ -340,20 +340,37 @@ fn a_nonsensical_answer_ends_the_connection_and_nothing_else() {
 }
 
 #[test]
-fn each_request_that_is_never_answered_is_given_up_and_made_again() {
-    for api in [Api::Metadata, Api::ApiVersions, Api::InitProducerId] {
-        let kafka = one_broker();
-        kafka.next(api, 1, Act::Silent);
-        let bench = Bench::start(kafka);
-        let values = numbered("v", 3);
-        bench.link.publish_all("a/b", &values, 1);
-        eprintln!("{api:?}");
-        wait::until_within(wait::PATIENCE * 3, "the message in spite of the lost answer", || {
-            let values = bench.kafka.values("t", 0);
-            if values.len() == 3 { Ok(()) } else { Err(format!("{values:?}")) }
-        });
-        bench.assert_delivered(&values);
-    }
+fn metadata_that_is_never_answered_is_asked_for_again() {
+    is_asked_again(Api::Metadata);
+}
+
+#[test]
+fn api_versions_that_are_never_answered_are_asked_for_again() {
+    is_asked_again(Api::ApiVersions);
+}
+
+#[test]
+fn a_producer_id_that_is_never_answered_is_asked_for_again() {
+    is_asked_again(Api::InitProducerId);
+}
+
+#[test]
+fn a_produce_that_is_never_answered_is_sent_again_and_not_written_twice() {
+    is_asked_again(Api::Produce);
+}
+
+fn is_asked_again(api: Api) {
+    let kafka = one_broker();
+    kafka.next(api, 1, Act::Silent);
+    let bench = Bench::start(kafka);
+    let values = numbered("v", 3);
+    bench.link.publish_all("a/b", &values, 1);
+    // A request is given up after 30 s.
+    wait::until_within(wait::PATIENCE * 2, "PUBACKs in spite of the lost answer", || {
+        let acknowledged = bench.link.pubacks();
+        if acknowledged.len() == 3 { Ok(()) } else { Err(format!("{acknowledged:?}")) }
+    });
+    bench.assert_delivered(&values);
 }
 
 #[test]
@@ -376,6 +393,19 @@ fn dead_hosts_in_the_bootstrap_list_are_passed_over() {
     bench.link.publish("a/b", "v0", 1);
     bench.assert_delivered(&numbered("v", 1));
     assert!(bench.gateway.log_of("ERROR").is_empty(), "one live host is enough");
+}
+
+#[test]
+fn brokers_are_reached_by_the_name_they_advertise() {
+    let kafka = Cluster::start_as(Release::V4, 2).topic("t", 1);
+    // Not the name in the bootstrap list; it may have an IPv6 address that does not answer, too.
+    kafka.advertise("localhost");
+    kafka.move_leader("t", 0, 2);
+    let bench = Bench::start(kafka);
+    let values = numbered("v", 20);
+    bench.link.publish_all("a/b", &values, 1);
+    bench.assert_delivered(&values);
+    bench.gateway.assert_quiet();
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod support;
 mod happy;
 
 mod acknowledgement;
+mod chaos;
 mod dead_letter;
 mod kafka_faults;
 mod mqtt_faults;

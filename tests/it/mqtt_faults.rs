@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use rumqttc::mqttbytes::QoS;
-use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, SubscribeReasonCode};
+use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, PubComp, PubRel, SubscribeReasonCode};
 
-use crate::support::kafka_broker::{Act, Api, Cluster, Gate};
+use crate::support::kafka_broker::{Act, Api, Cluster, Gate, dead_address};
 use crate::support::mqtt_broker::{Link, MqttBroker, encode, ids, numbered, publish};
 use crate::support::process::{Gateway, Setup};
 use crate::support::wait;
@@ -225,9 +225,9 @@ fn a_refused_subscription_is_reported_by_its_filter_and_tried_again() {
 fn each_refusal_of_connect_is_named_and_tried_again() {
     let refusals = [
         (ConnectReturnCode::RefusedProtocolVersion, "3.1.1"),
-        (ConnectReturnCode::BadClientId, "MQTT_CLIENT_ID"),
+        (ConnectReturnCode::BadClientId, "client id"),
         (ConnectReturnCode::ServiceUnavailable, "unavailable"),
-        (ConnectReturnCode::BadUserNamePassword, "MQTT_USER_NAME"),
+        (ConnectReturnCode::BadUserNamePassword, "user name or password"),
         (ConnectReturnCode::NotAuthorized, "authori"),
     ];
     for (code, word) in refusals {
@@ -404,4 +404,82 @@ fn unexpected_acknowledgements_do_no_harm() {
     link.publish("a/b", "x", 1);
     link.wait_for_pubacks(&[1]);
     assert!(gateway.is_running());
+}
+
+#[test]
+fn a_pubrel_of_an_older_session_is_completed() {
+    let (mqtt, kafka) = brokers();
+    let _gateway = start(&mqtt, &kafka);
+    let link = mqtt.session();
+    link.send(&Packet::PubRel(PubRel { pkid: 77 }));
+    assert_eq!(link.next_packet(), Packet::PubComp(PubComp { pkid: 77 }));
+    link.publish("a/b", "x", 1);
+    link.wait_for_pubacks(&[1]);
+}
+
+#[test]
+fn a_subscription_granted_at_qos_0_is_reported() {
+    let (mqtt, kafka) = brokers();
+    let gateway = start(&mqtt, &kafka);
+    let link = mqtt.accept();
+    link.mute_subscribes();
+    link.expect_connect();
+    link.connack(false, ConnectReturnCode::Success);
+    let subscribe = link.expect_subscribe();
+    link.suback(subscribe.pkid, &[SubscribeReasonCode::Success(QoS::AtMostOnce)]);
+    gateway.wait_for_log("ERROR", &["a/#", "QoS 0"]);
+    link.publish_unacknowledged("a/b", "x");
+    kafka.wait_for_values("t", 0, &["x"]);
+}
+
+#[test]
+fn whatever_comes_up_last_messages_flow_within_seconds() {
+    for mqtt_first in [true, false] {
+        let (idle, kafka) = brokers();
+        let address = dead_address();
+        kafka.stop(1);
+        let mut gateway = Setup::new(&idle, &kafka)
+            .wildcards("a/#:t")
+            .set("MQTT_BROKER_PORT", address.rsplit(':').next().unwrap())
+            .start();
+        gateway.wait_for_log("WARN", &["MQTT"]);
+        wait::holds(Duration::from_secs(2), "it stays up with everything down", || {
+            if gateway.is_running() { Ok(()) } else { Err("ended") }
+        });
+        let up = || {
+            let mqtt = MqttBroker::start_at(&address);
+            let link = mqtt.session();
+            (mqtt, link)
+        };
+        let (_mqtt, link) = if mqtt_first {
+            let up = up();
+            up.1.publish("a/b", "x", 1);
+            kafka.restart(1);
+            up
+        } else {
+            kafka.restart(1);
+            let up = up();
+            up.1.publish("a/b", "x", 1);
+            up
+        };
+        wait::until_within(Duration::from_secs(5), "the first message", || {
+            if link.pubacks() == [1] { Ok(()) } else { Err("no PUBACK") }
+        });
+        assert_eq!(kafka.values("t", 0), ["x"], "mqtt_first {mqtt_first}");
+    }
+}
+
+#[test]
+fn a_topic_with_line_breaks_forges_no_line_of_the_log() {
+    let (mqtt, kafka) = brokers();
+    let gateway = start(&mqtt, &kafka);
+    let link = mqtt.session();
+    link.publish("x\n2026-01-01T00:00:00Z ERROR tidegate forged\u{1b}[2J", "v", 1);
+    // Either taken as a topic nobody wants, or refused as a control character: in no case a line of its own.
+    wait::until("a WARN about it", || {
+        let lines = gateway.log_of("WARN");
+        if lines.is_empty() { Err("none") } else { Ok(()) }
+    });
+    assert_eq!(gateway.log_of("ERROR"), Vec::<String>::new());
+    assert!(gateway.log().iter().all(|line| !line.contains('\u{1b}')));
 }

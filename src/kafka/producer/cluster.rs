@@ -193,8 +193,8 @@ impl Cluster {
             }
             address.not_before = if idle { now } else { now + address.backoff.next_delay(random) };
             match (idle, address.failing) {
-                (true, _) | (_, true) => debug!("connection to Kafka broker {host}:{port} ended: {reason}"),
-                _ => warn!("connection to Kafka broker {host}:{port} failed: {reason}; trying again"),
+                (true, _) | (_, true) => debug!("Kafka broker {host}:{port}: {reason}"),
+                _ => warn!("Kafka broker {host}:{port}: {reason}; trying again"),
             }
             address.failing = !idle;
         }

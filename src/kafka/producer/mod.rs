@@ -18,6 +18,7 @@ mod cluster;
 mod links;
 mod partition;
 mod pump;
+mod recovery;
 #[cfg(test)]
 mod simulation;
 mod topic;

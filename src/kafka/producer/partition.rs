@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::batch::{Batch, Culprit, OpenBatch, Refusal};
+use super::batch::{Batch, OpenBatch, Refusal};
+use super::recovery::Recovery;
 use crate::backoff::Backoff;
 use crate::kafka::compression::Compression;
 use crate::kafka::error::{Class, ErrorCode};
@@ -111,37 +112,30 @@ pub(super) enum Notice {
     MayRepeat,
 }
 
-struct InFlight<T> {
+pub(super) struct InFlight<T> {
     batch: Batch<T>,
     ticket: u64,
     answer: Option<Answer>,
-}
-
-struct Recovery {
-    not_before: Instant,
-    asked: bool,
-    /// The identity is of no more use: take another for what is not written.
-    retire: bool,
 }
 
 /// See the module head.
 pub(super) struct Partition<T> {
     /// Node id of the leader.
     pub leader: Option<i32>,
-    queue: VecDeque<Batch<T>>,
+    pub(super) queue: VecDeque<Batch<T>>,
     open: Option<OpenBatch<T>>,
-    in_flight: VecDeque<InFlight<T>>,
-    producer: Option<ProducerId>,
-    retired: Option<i64>,
-    next_sequence: i32,
+    pub(super) in_flight: VecDeque<InFlight<T>>,
+    pub(super) producer: Option<ProducerId>,
+    pub(super) retired: Option<i64>,
+    pub(super) next_sequence: i32,
     /// Something was acknowledged under the present identity.
-    acknowledged: bool,
-    proven_at: Option<Instant>,
-    recovery: Option<Recovery>,
+    pub(super) acknowledged: bool,
+    pub(super) proven_at: Option<Instant>,
+    pub(super) recovery: Option<Recovery>,
     /// How many batches at the head of the queue are confirmed by sending only the one behind them.
-    covered: usize,
-    gaps: u32,
-    retry: Backoff,
+    pub(super) covered: usize,
+    pub(super) gaps: u32,
+    pub(super) retry: Backoff,
     queued_bytes: usize,
 }
 
@@ -313,77 +307,6 @@ impl<T> Partition<T> {
         Some(Setback { code })
     }
 
-    /// The question of [`Step::AskProducers`] is on its way.
-    pub fn producers_asked(&mut self) {
-        if let Some(recovery) = &mut self.recovery {
-            recovery.asked = true;
-        }
-    }
-
-    /// The question could not be answered: ask again later.
-    pub fn producers_unknown(&mut self, now: Instant, random: f64) {
-        if let Some(recovery) = &mut self.recovery {
-            recovery.asked = false;
-            recovery.not_before = now + self.retry.next_delay(random);
-        }
-    }
-
-    /// The leader's answer: the last sequence it has written of our producer, or None if it knows nothing of it.
-    /// See the module head for what follows from it.
-    pub fn producers_answer(&mut self, last_written: Option<i32>, delivered: &mut Vec<T>) -> Option<Notice> {
-        let recovery = self.recovery.take_if(|recovery| recovery.asked)?;
-        let Some(last_written) = last_written else {
-            let repeat = self.acknowledged && self.queue.iter().any(|batch| batch.uncertain);
-            if recovery.retire {
-                self.retire();
-            }
-            return repeat.then_some(Notice::MayRepeat);
-        };
-        let reached = |batch: &Batch<T>| batch.end_sequence().is_some_and(|end| is_behind(end, last_written));
-        let written = self.queue.iter().take_while(|batch| reached(batch)).count();
-        let unconfirmable = self.queue.iter().take(written).any(|batch| batch.refusal.is_some());
-        if written > 0 && !recovery.retire && !unconfirmable {
-            self.covered = written - 1;
-            return None;
-        }
-        // Written, but under an identity or with a size that Kafka no longer takes: it cannot be confirmed by
-        // sending it again, and it is in the log.
-        for _ in 0..written {
-            if let Some(batch) = self.pop_queue() {
-                delivered.extend(batch.tags);
-            }
-        }
-        let expected = next_sequence(last_written, 1);
-        let next = self.queue.front().and_then(|batch| batch.identity);
-        let gap = written == 0 && next.is_some_and(|identity| identity.base_sequence != expected);
-        if gap || recovery.retire {
-            self.retire();
-        }
-        gap.then_some(Notice::AcknowledgedRecordsGone)
-    }
-
-    /// Takes the refused head of the queue apart, after [`Step::TakeApart`]. Returns the records to give up, with
-    /// the refusal.
-    pub fn take_apart(&mut self, codec: Compression) -> Option<(Refusal, Vec<Culprit<T>>)> {
-        let mut batch = self.pop_queue()?;
-        let refusal = batch.refusal.take()?;
-        let culprits = match batch.take_apart(&refusal, codec) {
-            Ok(pieces) => {
-                for piece in pieces.batches.into_iter().rev() {
-                    self.push_front(piece);
-                }
-                pieces.culprits
-            }
-            Err(batch) => {
-                // Unreadable to ourselves: sent again as it is, it is refused again; never dropped silently.
-                self.push_front(*batch);
-                Vec::new()
-            }
-        };
-        self.retire();
-        Some((refusal, culprits))
-    }
-
     /// All that waits or is in flight, for a process that stops.
     pub fn abandon(&mut self) -> Vec<T> {
         let sent = std::mem::take(&mut self.in_flight).into_iter().flat_map(|sent| sent.batch.tags);
@@ -391,26 +314,6 @@ impl<T> Partition<T> {
         let open = self.open.take().map(OpenBatch::into_tags).unwrap_or_default();
         self.queued_bytes = 0;
         sent.chain(queued).chain(open).collect()
-    }
-
-    fn recovery_step(&mut self, view: &View) -> Option<Step> {
-        let recovery = self.recovery.as_ref()?;
-        if view.now < recovery.not_before {
-            return Some(Step::WaitUntil(recovery.not_before));
-        }
-        if recovery.asked {
-            return Some(Step::Idle);
-        }
-        let was_sent = self.queue.front().is_some_and(|batch| batch.identity.is_some());
-        if was_sent && view.can_ask {
-            return Some(Step::AskProducers);
-        }
-        if was_sent && (recovery.retire || self.gaps > 0) {
-            // Refused without a way to ask. Never lose: send under another identity, at the risk of a repeat.
-            self.retire();
-        }
-        self.recovery = None;
-        None
     }
 
     fn open_step(&self, view: &View) -> Option<Step> {
@@ -477,20 +380,6 @@ impl<T> Partition<T> {
         }
     }
 
-    /// Gives the identity up: nothing that is queued was written under it.
-    fn retire(&mut self) {
-        self.retired = self.producer.take().map(|producer| producer.id).or(self.retired);
-        self.next_sequence = 0;
-        self.acknowledged = false;
-        self.proven_at = None;
-        self.covered = 0;
-        self.gaps = 0;
-        for batch in &mut self.queue {
-            batch.identity = None;
-            batch.uncertain = false;
-        }
-    }
-
     fn seal_open(&mut self, codec: Compression) {
         if let Some(open) = self.open.take() {
             self.queued_bytes -= open.encoded_bytes();
@@ -500,36 +389,14 @@ impl<T> Partition<T> {
         }
     }
 
-    fn pop_queue(&mut self) -> Option<Batch<T>> {
+    pub(super) fn pop_queue(&mut self) -> Option<Batch<T>> {
         let batch = self.queue.pop_front()?;
         self.queued_bytes -= batch.records.encoded_bytes();
         Some(batch)
     }
 
-    fn push_front(&mut self, batch: Batch<T>) {
+    pub(super) fn push_front(&mut self, batch: Batch<T>) {
         self.queued_bytes += batch.records.encoded_bytes();
         self.queue.push_front(batch);
-    }
-}
-
-/// True if a batch that ends before sequence `end` lies at or below `last_written`. Sequences wrap at 2^31, and
-/// what is compared is never further apart than a few batches.
-fn is_behind(end: i32, last_written: i32) -> bool {
-    let distance = (i64::from(last_written) + 1 - i64::from(end)).rem_euclid(1 << 31);
-    distance < (1 << 30)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_written_is_told_across_the_wrap_of_sequences() {
-        assert!(is_behind(10, 9));
-        assert!(is_behind(10, 200));
-        assert!(!is_behind(10, 8));
-        assert!(is_behind(i32::MAX, 3));
-        assert!(is_behind(0, i32::MAX));
-        assert!(!is_behind(4, i32::MAX));
     }
 }

@@ -81,7 +81,7 @@ impl<T> Producer<T> {
         loop {
             let Some(topic) = self.topics.get_mut(at.topic) else { return false };
             let asks = matches!(topic.ask_right, AskRight::Granted);
-            let (name, ask_right) = (topic.name.clone(), &mut topic.ask_right);
+            let name = topic.name.clone();
             let Some(slot) = topic.slots.get_mut(at.partition) else { return false };
             let partition = &mut slot.partition;
             if !partition.has_queued() {
@@ -121,30 +121,38 @@ impl<T> Producer<T> {
                     self.take_apart(at, &name);
                 }
                 Step::Send => {
-                    let load = loads.entry(room.link).or_default();
-                    if !room.may_produce || load.bytes >= REQUEST_BYTES_MAX {
-                        return true;
-                    }
-                    if load.ticket == 0 {
-                        load.ticket = self.next_ticket;
-                        self.next_ticket += 1;
-                    }
-                    let Some(records) = partition.send(load.ticket) else { return true };
-                    if *ask_right == AskRight::Untried && room.can_ask && idempotent {
-                        // Learnt once, beside the first batch, so that the window can open.
-                        *ask_right = AskRight::Trying;
-                        load.ask.push(at);
-                    }
-                    load.bytes += records.len();
-                    let index = i32::try_from(at.partition).unwrap_or(i32::MAX);
-                    // Records without a key change partition with every batch (KIP-480).
-                    topic.sticky.next_batch(&topic.available, self.rng.u32(..));
-                    load.produce.push((at, ProduceBatch { topic: name, partition: index, records }));
+                    let room = *room;
+                    self.load_batch(at, room, loads.entry(room.link).or_default());
                     // One batch of a partition in a request; the next goes with the next request.
                     return true;
                 }
             }
         }
+    }
+
+    /// Puts the partition's next batch into the request, if there is room for it.
+    fn load_batch(&mut self, at: PartitionAt, room: Room, load: &mut Load) {
+        if !room.may_produce || load.bytes >= REQUEST_BYTES_MAX {
+            return;
+        }
+        let Some(topic) = self.topics.get_mut(at.topic) else { return };
+        let Some(slot) = topic.slots.get_mut(at.partition) else { return };
+        if load.ticket == 0 {
+            load.ticket = self.next_ticket;
+            self.next_ticket += 1;
+        }
+        let Some(records) = slot.partition.send(load.ticket) else { return };
+        let idempotent = self.identity != Identity::Denied;
+        if topic.ask_right == AskRight::Untried && room.can_ask && idempotent {
+            // Learnt once, beside the first batch, so that the window can open.
+            topic.ask_right = AskRight::Trying;
+            load.ask.push(at);
+        }
+        // Records without a key change partition with every batch (KIP-480).
+        topic.sticky.next_batch(&topic.available, self.rng.u32(..));
+        load.bytes += records.len();
+        let partition = i32::try_from(at.partition).unwrap_or(i32::MAX);
+        load.produce.push((at, ProduceBatch { topic: topic.name.clone(), partition, records }));
     }
 
     fn take_apart(&mut self, at: PartitionAt, name: &TopicName) {

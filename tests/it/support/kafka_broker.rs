@@ -199,6 +199,9 @@ pub(super) struct State {
     pub next_producer_id: i64,
     pub message_max_bytes: usize,
     pub connections_made: usize,
+    pub advertised_host: String,
+    /// Stopped, and metadata does not know.
+    pub unnoticed: Vec<i32>,
 }
 
 impl State {
@@ -256,6 +259,8 @@ impl Cluster {
             next_producer_id: 1000,
             message_max_bytes: 1_048_588,
             connections_made: 0,
+            advertised_host: "127.0.0.1".to_owned(),
+            unnoticed: Vec::new(),
         }));
         for (id, listener) in listeners {
             let state = Arc::clone(&state);
@@ -268,6 +273,11 @@ impl Cluster {
         let state = self.lock();
         let hosts: Vec<String> = state.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         hosts.join(",")
+    }
+
+    /// Metadata names the brokers by this host.
+    pub fn advertise(&self, host: &str) {
+        self.lock().advertised_host = host.to_owned();
     }
 
     /// A topic whose partitions are led by the brokers in turn.
@@ -319,6 +329,12 @@ impl Cluster {
         partition.leader_epoch += 1;
     }
 
+    /// The broker ends its connections and takes no more, but metadata names it as before.
+    pub fn stop_unnoticed(&self, node: i32) {
+        self.lock().unnoticed.push(node);
+        self.stop(node);
+    }
+
     /// The broker ends its connections and takes no more; its partitions have no other leader.
     pub fn stop(&self, node: i32) {
         let mut state = self.lock();
@@ -328,6 +344,10 @@ impl Cluster {
         for connection in node.connections.drain(..) {
             let _ = connection.shutdown(Shutdown::Both);
         }
+    }
+
+    pub fn is_up(&self, node: i32) -> bool {
+        self.lock().nodes.iter().any(|known| known.id == node && known.up)
     }
 
     /// Up again, remembering the last batch of each producer only.

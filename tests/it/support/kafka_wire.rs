@@ -266,11 +266,12 @@ fn answer_api_versions(request: &Request, state: &Shared) -> Bytes {
 fn answer_metadata(request: &Request, state: &Shared) -> Bytes {
     let asked = MetadataRequest::decode(&mut request.body.clone(), request.version).expect("valid Metadata");
     let state = state.lock().unwrap();
-    let up = |id: i32| state.nodes.iter().any(|node| node.id == id && node.up);
+    let up =
+        |id: i32| state.unnoticed.contains(&id) || state.nodes.iter().any(|node| node.id == id && node.up);
     let broker = |node: &super::kafka_broker::Node| {
         metadata::MetadataResponseBroker::default()
             .with_node_id(BrokerId(node.id))
-            .with_host(text("127.0.0.1"))
+            .with_host(text(&state.advertised_host))
             .with_port(i32::from(node.port))
     };
     let none_means_all = request.version >= 1;
@@ -301,7 +302,7 @@ fn answer_metadata(request: &Request, state: &Shared) -> Bytes {
         answer.with_partitions(known.partitions.iter().enumerate().map(partition).collect())
     };
     let answer = MetadataResponse::default()
-        .with_brokers(state.nodes.iter().filter(|node| node.up).map(broker).collect())
+        .with_brokers(state.nodes.iter().filter(|node| up(node.id)).map(broker).collect())
         .with_topics(names.iter().map(topic).collect());
     encoded(&answer, request.version)
 }

@@ -26,7 +26,12 @@ pub struct MqttBroker {
 
 impl MqttBroker {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        MqttBroker::start_at("127.0.0.1:0")
+    }
+
+    /// At an address that was found free before.
+    pub fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).expect("loopback has this port free");
         listener.set_nonblocking(true).unwrap();
         MqttBroker { listener }
     }
@@ -110,10 +115,6 @@ impl Link {
             }
             Ok(seen.packets.remove(0))
         })
-    }
-
-    pub fn has_packet(&self) -> bool {
-        !self.seen.lock().unwrap().packets.is_empty()
     }
 
     pub fn expect_connect(&self) -> Connect {
@@ -245,6 +246,17 @@ impl Link {
         wait::until("the gateway to close the MQTT connection", || {
             self.seen.lock().unwrap().ended.clone().ok_or("still open")
         })
+    }
+
+    /// Panics if the gateway closes while this is watched.
+    pub fn assert_open_for(&self, span: Duration) {
+        wait::holds(
+            span,
+            "the MQTT connection is open",
+            || {
+                if self.is_open() { Ok(()) } else { Err("closed") }
+            },
+        );
     }
 
     pub fn is_open(&self) -> bool {
