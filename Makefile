@@ -19,7 +19,7 @@ demo: demo-setup ## real Mosquitto, Kafka, tidegate and both clients, with a fre
 	target/release/examples/demo
 
 test: test-setup check ## everything: checks, unit tests, scripted brokers, real brokers
-	cargo test --locked
+	cargo test --locked --no-fail-fast
 
 acceptance: test-setup ## the real-broker tests at full size (about 30 minutes); prints a table
 	rm -f target/acceptance.md

@@ -69,8 +69,12 @@ impl Stage {
     /// One line about a test that passed, also into the file TIDEGATE_REAL_REPORT for `make acceptance`.
     pub fn report(&self, sent: u64, verdict: &Verdict, remark: &str) {
         let summary = &verdict.summary;
+        let repeated = match summary.repeated_by_publisher {
+            0 => String::new(),
+            count => format!("; the publisher itself repeated {count}"),
+        };
         let line = format!(
-            "| {} | {sent} | {} | {} | {} | {} | {:.0} s | {remark} |",
+            "| {} | {sent} | {} | {} | {} | {} | {:.0} s | {remark}{repeated} |",
             self.name.replace('_', " "),
             summary.received,
             summary.lost,
