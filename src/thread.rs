@@ -34,6 +34,11 @@ where
     })
 }
 
+/// Lets the calling thread sleep: for the client programs, which have nothing else to wait for.
+pub fn pause(length: std::time::Duration) {
+    std::thread::sleep(length);
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         (*text).to_owned()

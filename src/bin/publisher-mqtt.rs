@@ -275,7 +275,7 @@ impl Publisher {
             let due = pace.due(started.elapsed()).min(total);
             if due <= sent {
                 let wait = pace.due_at(sent).saturating_sub(started.elapsed());
-                std::thread::sleep(wait.min(Duration::from_millis(100)));
+                thread::pause(wait.min(Duration::from_millis(100)));
             }
             // In rounds, so that the stop flag and the progress are seen while flat out.
             for _ in 0..due.saturating_sub(sent).min(1000) {

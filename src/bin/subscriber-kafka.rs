@@ -18,6 +18,7 @@ use tidegate::kafka::client::{Client, ClientError, ClientOptions, FetchPosition}
 use tidegate::kafka::connection::ConnectionOptions;
 use tidegate::kafka::protocol::OffsetAt;
 use tidegate::kafka::record_batch::Record;
+use tidegate::thread;
 
 /// How long one fetch waits for records: Ctrl-C is seen at least this often.
 const FETCH_WAIT: Duration = Duration::from_millis(250);
@@ -121,7 +122,7 @@ fn connect(settings: &Settings, stop: &AtomicBool) -> Option<(Client, Vec<FetchP
             }
             Err(_) => {}
         }
-        std::thread::sleep(Duration::from_millis(200));
+        thread::pause(Duration::from_millis(200));
     }
     None
 }

@@ -89,9 +89,15 @@ fn the_example_environment_of_the_seed_routes_as_its_text_says() {
     ] {
         assert_eq!(kafka_topic(&mut router, topic).as_deref(), expected, "{topic}");
     }
-    let warnings = crate::cli::warnings(&config, &router);
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("default/+/mqtt:custom-kafka and default/kc/#:general"), "{warnings:?}");
+    let overlaps = router.overlaps(9);
+    assert_eq!(overlaps.total, 1, "{overlaps:?}");
+    let named: Vec<String> = overlaps
+        .listed
+        .iter()
+        .flat_map(|pair| [pair.first, pair.second])
+        .map(|id| router.rules().get(id).unwrap().to_string())
+        .collect();
+    assert_eq!(named, ["default/+/mqtt:custom-kafka", "default/kc/#:general"]);
 }
 
 #[test]

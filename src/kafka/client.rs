@@ -63,12 +63,12 @@ pub enum ClientError {
         source: SendError,
     },
     /// The broker answered with an error. What to do is told by [`ErrorCode::class`].
-    #[error("the broker answered {code} for {topic}-{partition}")]
+    #[error("the broker answered {code} for {}", place(topic, *partition))]
     Refused {
         /// Topic.
         topic: TopicName,
-        /// Partition index; -1 for the topic as a whole.
-        partition: i32,
+        /// Partition index; None for the topic as a whole.
+        partition: Option<i32>,
         /// The error.
         code: ErrorCode,
     },
@@ -253,7 +253,8 @@ impl Client {
             for topic in response.topics {
                 let code = ErrorCode(topic.error);
                 if code != ErrorCode::NONE {
-                    failure = Some(passing(ClientError::Refused { topic: topic.name, partition: -1, code })?);
+                    failure =
+                        Some(passing(ClientError::Refused { topic: topic.name, partition: None, code })?);
                 }
             }
         }
@@ -317,7 +318,7 @@ impl Client {
             }
             if code != ErrorCode::NONE {
                 self.leaders.remove(&(topic.clone(), partition));
-                *failure = Some(passing(ClientError::Refused { topic, partition, code })?);
+                *failure = Some(passing(ClientError::Refused { topic, partition: Some(partition), code })?);
                 continue;
             }
             let mut records = Vec::new();
@@ -356,7 +357,7 @@ impl Client {
         } else {
             self.leaders.remove(&(answer.topic.clone(), answer.partition));
             let error =
-                ClientError::Refused { topic: answer.topic.clone(), partition: answer.partition, code };
+                ClientError::Refused { topic: answer.topic.clone(), partition: Some(answer.partition), code };
             *failure = Some(passing(error)?);
         }
         Ok(())
@@ -385,9 +386,13 @@ fn passing(error: ClientError) -> Result<ClientError, ClientError> {
 fn no_leader((topic, partition): &(TopicName, i32)) -> ClientError {
     ClientError::Refused {
         topic: topic.clone(),
-        partition: *partition,
+        partition: Some(*partition),
         code: ErrorCode::LEADER_NOT_AVAILABLE,
     }
+}
+
+fn place(topic: &str, partition: Option<i32>) -> String {
+    partition.map_or_else(|| format!("topic {topic}"), |partition| format!("{topic}-{partition}"))
 }
 
 /// Waits before another try, or gives up with the failure if the deadline would be passed.

@@ -3,56 +3,12 @@
 use std::time::Duration;
 
 use crate::support::consumer::judge;
+use crate::support::flow::{ARRIVE, Flow, UNLIMITED};
 use crate::support::kafka::{Cluster, shared_one, shared_three};
 use crate::support::publisher::Load;
 use crate::support::stage::{seconds, size};
 use crate::support::wait::outage;
-use crate::support::{Follower, Gateway, Mosquitto, Publisher, Stage, Verdict, read_all};
-
-/// A queue without limit: what the broker itself would drop is no measure of the gateway.
-const UNLIMITED: &str = "max_queued_messages 0";
-/// For what is still on its way when the load has ended: outages are over by then.
-const ARRIVE: Duration = Duration::from_secs(90);
-
-/// A gateway from `PREFIX/#` to one topic, subscribed, with a reader behind it.
-struct Flow {
-    gateway: Gateway,
-    follower: Follower,
-    bootstrap: String,
-    topic: String,
-    prefix: String,
-}
-
-impl Flow {
-    /// Starts all of it; the topic is there already.
-    fn start(stage: &Stage, mosquitto: &Mosquitto, bootstrap: &str, settings: &[(&str, &str)]) -> Flow {
-        let (prefix, topic) = (stage.unique("d"), stage.unique("t"));
-        let mut gateway = Gateway::new(stage, mosquitto, bootstrap, &format!("{prefix}/#:{topic}"));
-        for (name, value) in settings {
-            gateway = gateway.set(name, value);
-        }
-        gateway.up_and_subscribed(mosquitto, &format!("{prefix}/#"));
-        let follower = Follower::start(&stage.dir, bootstrap, &topic);
-        Flow { gateway, follower, bootstrap: bootstrap.to_owned(), topic, prefix }
-    }
-
-    /// Waits for the load to arrive, stops the gateway in order and reads the topic afresh.
-    fn end(mut self, mut publisher: Publisher) -> (Verdict, Gateway) {
-        publisher.finish(seconds(120, 600));
-        self.follower.wait_distinct(publisher.total, ARRIVE);
-        self.gateway.stop_in_order();
-        (judge(&read_all(&self.bootstrap, &self.topic), publisher.total), self.gateway)
-    }
-
-    /// [`Flow::end`] with everything once, in order, under its key.
-    fn end_clean(self, stage: &Stage, publisher: Publisher, remark: &str) -> Gateway {
-        let sent = publisher.total;
-        let (verdict, gateway) = self.end(publisher);
-        verdict.assert_clean(sent);
-        stage.report(sent, &verdict, remark);
-        gateway
-    }
-}
+use crate::support::{Follower, Gateway, Mosquitto, Publisher, Stage, read_all};
 
 #[test]
 fn qos_1_arrives_once_and_in_order_and_nothing_is_complained_about() {

@@ -6,5 +6,9 @@
 
 mod support;
 
+mod crash;
 mod flow;
+mod outage;
+mod refused;
+mod seed;
 mod stack;

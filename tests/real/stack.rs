@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tidegate::clients::payload::Payload;
+
+use crate::support::consumer::{Record, judge};
 use crate::support::kafka::{Cluster, shared_one, shared_three};
 use crate::support::publisher::Load;
 use crate::support::{Mosquitto, Publisher, Stage, read_all};
@@ -41,4 +44,31 @@ fn a_frozen_broker_goes_on() {
     kafka.freeze();
     kafka.thaw();
     kafka.create("after", &kafka.topic());
+}
+
+/// The judge must be able to condemn: a clean delivery passes, and each way of spoiling it is named.
+#[test]
+fn the_judge_notices_what_is_lost_repeated_swapped_or_under_a_wrong_key() {
+    let record = |device: &str, seq: u64| {
+        let payload = Payload { run: "r".into(), device: device.into(), conn: 1, seq, t_ns: 0 };
+        let value = String::from_utf8(payload.encode(0)).unwrap();
+        Record { partition: 0, offset: 0, timestamp_ms: 0, key: device.into(), headers: String::new(), value }
+    };
+    let clean: Vec<Record> = (1..=10).flat_map(|seq| [record("a", seq), record("b", seq)]).collect();
+    let clean_verdict = |records: &[Record]| {
+        let verdict = judge(records, 20);
+        std::panic::catch_unwind(|| verdict.assert_clean(20)).map_err(|_| format!("{verdict:?}"))
+    };
+    assert_eq!(clean_verdict(&clean), Ok(()));
+    let spoilt = |spoil: &dyn Fn(&mut Vec<Record>)| {
+        let mut records = clean.clone();
+        spoil(&mut records);
+        clean_verdict(&records).expect_err("spoilt and not noticed")
+    };
+    assert!(spoilt(&|records| drop(records.remove(7))).contains("lost: 1"));
+    assert!(spoilt(&|records| drop(records.pop())).contains("lost: 1"));
+    assert!(spoilt(&|records| records.push(record("a", 3))).contains("duplicates: 1"));
+    assert!(spoilt(&|records| records.swap(2, 4)).contains("out_of_order: 1"));
+    assert!(spoilt(&|records| records[4].key = "b".into()).contains("wrong_key: 1"));
+    assert!(spoilt(&|records| records[4].partition = 1).contains("moved: 1"));
 }

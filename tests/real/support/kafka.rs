@@ -181,6 +181,11 @@ impl Cluster {
         });
     }
 
+    /// How many partitions the topic has; 0 if it is not there.
+    pub fn partition_count(&self, topic: &str) -> usize {
+        kafka_wire::leaders(self.live_port(), topic).map_or(0, |leaders| leaders.len())
+    }
+
     /// The broker that leads this partition.
     pub fn leader_of(&mut self, topic: &str, partition: usize) -> &mut Broker {
         let id = kafka_wire::leaders(self.live_port(), topic).expect("metadata")[partition].0;

@@ -7,6 +7,7 @@
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 pub mod consumer;
+pub mod flow;
 pub mod gateway;
 pub mod kafka;
 pub mod kafka_wire;

@@ -33,20 +33,42 @@ impl Load {
 
 impl Publisher {
     pub fn start(stage: &Stage, mosquitto: &Mosquitto, load: &Load) -> Publisher {
+        Publisher::start_as(stage, "publisher", mosquitto, load)
+    }
+
+    /// A second one in the same test: its run is told apart from the first by its name.
+    pub fn start_as(stage: &Stage, name: &str, mosquitto: &Mosquitto, load: &Load) -> Publisher {
         let topics: Vec<String> =
             (1..=load.devices).map(|device| format!("{}/{device}", load.prefix)).collect();
         let mut command = built("publisher-mqtt");
         command
             .env("MQTT_BROKER_URL", "127.0.0.1")
             .env("MQTT_BROKER_PORT", mosquitto.port.to_string())
-            .env("MQTT_CLIENT_ID", stage.unique("publisher"))
+            .env("MQTT_CLIENT_ID", stage.unique(name))
             .env("TOPIC_LIST", topics.join(","))
             .env("TOTAL_MSG", load.total.to_string())
             .env("RATE", load.rate.to_string())
             .env("QOS", load.qos.to_string())
             .env("PAYLOAD_BYTES", load.payload_bytes.to_string())
-            .env("RUN_ID", &stage.name);
-        Publisher { process: Process::start("publisher", &stage.dir, &mut command), total: load.total }
+            .env("RUN_ID", format!("{}-{name}", stage.name));
+        Publisher { process: Process::start(name, &stage.dir, &mut command), total: load.total }
+    }
+
+    /// To these topics in turn, flat out.
+    pub fn start_topics<const N: usize>(
+        stage: &Stage,
+        mosquitto: &Mosquitto,
+        topics: [&str; N],
+        total: u64,
+    ) -> Publisher {
+        let mut command = built("publisher-mqtt");
+        command
+            .env("MQTT_BROKER_URL", "127.0.0.1")
+            .env("MQTT_BROKER_PORT", mosquitto.port.to_string())
+            .env("TOPIC_LIST", topics.join(","))
+            .env("TOTAL_MSG", total.to_string())
+            .env("RATE", "0");
+        Publisher { process: Process::start("publisher", &stage.dir, &mut command), total }
     }
 
     /// Waits until all is sent and acknowledged by the MQTT broker.
