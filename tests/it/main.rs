@@ -16,6 +16,7 @@ mod happy;
 mod acknowledgement;
 mod chaos;
 mod dead_letter;
+mod footprint;
 mod kafka_faults;
 mod mqtt_faults;
 mod shutdown;

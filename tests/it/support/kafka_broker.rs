@@ -120,7 +120,7 @@ pub enum Act {
     CloseBefore,
     /// Written, and the connection ends instead of an answer.
     CloseAfter,
-    /// Written, never answered; the connection and what follows on it go on.
+    /// Written, and the connection answers nothing any more; what follows on it is worked.
     Silent,
     /// Written, answered under another correlation id.
     WrongCorrelation,

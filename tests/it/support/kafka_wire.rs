@@ -71,13 +71,13 @@ fn serve(node: i32, stream: TcpStream, state: &Shared) {
     let shared = Shared::clone(state);
     thread::spawn(move || {
         let mut stream = stream;
-        let mut alive = true;
+        let (mut alive, mut silent) = (true, false);
         // After the end the rest is only counted as no longer in flight.
         for request in requests {
             let in_flight: Vec<(String, i32)> =
                 request.produce.iter().map(|(topic, partition, _)| (topic.clone(), *partition)).collect();
             if alive {
-                alive = work(node, request, &mut stream, &shared).is_some();
+                alive = work(node, request, &mut stream, &mut silent, &shared).is_some();
             }
             if !alive {
                 let _ = stream.shutdown(Shutdown::Both);
@@ -175,7 +175,13 @@ fn note_batches(node: i32, request: &Request, state: &Shared) {
 }
 
 /// Does what is asked and answers. None: the connection ends.
-fn work(node: i32, request: Request, stream: &mut TcpStream, state: &Shared) -> Option<()> {
+fn work(
+    node: i32,
+    request: Request,
+    stream: &mut TcpStream,
+    silent: &mut bool,
+    state: &Shared,
+) -> Option<()> {
     let stops = request.stops;
     let act = find_act(&request, state);
     match &act {
@@ -210,7 +216,7 @@ fn work(node: i32, request: Request, stream: &mut TcpStream, state: &Shared) -> 
     frame.extend_from_slice(&body);
     match act {
         Some(Act::CloseAfter) => return None,
-        Some(Act::Silent) => return Some(()),
+        Some(Act::Silent) => *silent = true,
         Some(Act::HoldAfter(gate)) => gate.pass(),
         Some(Act::Garbage) => {
             frame.truncate(4);
@@ -222,6 +228,9 @@ fn work(node: i32, request: Request, stream: &mut TcpStream, state: &Shared) -> 
             return stream.write_all(&frame).ok();
         }
         _ => {}
+    }
+    if *silent {
+        return Some(());
     }
     let length = i32::try_from(frame.len()).expect("answers are small");
     stream.write_all(&[&length.to_be_bytes()[..], &frame].concat()).ok()

@@ -173,6 +173,27 @@ impl Gateway {
         status
     }
 
+    /// Time on a processor since the start, all threads.
+    pub fn processor_time(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let of_thread = |thread: fs::DirEntry| -> Option<u64> {
+            // A thread may end between the two looks.
+            let schedstat = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            schedstat.split_whitespace().next()?.parse().ok()
+        };
+        Duration::from_nanos(threads.map_while(Result::ok).filter_map(of_thread).sum())
+    }
+
+    /// Panics if it computes all the time though there is nothing to do.
+    pub fn assert_idle(&mut self, what: &str) {
+        const SPAN: Duration = Duration::from_secs(2);
+        let before = self.processor_time();
+        assert!(!before.is_zero(), "the system tells how long threads have run");
+        wait::holds(SPAN, "the gateway runs", || if self.is_running() { Ok(()) } else { Err("ended") });
+        let used = self.processor_time().saturating_sub(before);
+        assert!(used < SPAN / 20, "{what}: {used:?} of processor time in {SPAN:?}");
+    }
+
     /// Resident memory now, bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
