@@ -158,6 +158,11 @@ impl Cluster {
         healthy.min_by_key(|(_, link)| link.sent.len()).map(|(id, _)| *id)
     }
 
+    /// True if a question went to a broker that has fallen silent: another broker can answer it.
+    pub fn is_stuck(&self, ticket: u64, now: Instant) -> bool {
+        self.link_of_ticket(ticket).is_some_and(|link| !link.is_healthy(now))
+    }
+
     /// The link that a ticket was sent on.
     pub fn link_of_ticket(&self, ticket: u64) -> Option<&Link> {
         self.links.values().find(|link| link.sent.iter().any(|sent| sent.ticket == ticket))
