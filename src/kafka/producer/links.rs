@@ -101,9 +101,10 @@ impl<T> Producer<T> {
         let Some(found) = self.cluster.links.get_mut(&link) else { return };
         let Some(sent) = found.sent.pop_front() else { return };
         match (sent.what, response) {
-            (Asked::Metadata, Response::Metadata(metadata)) => {
+            (Asked::Metadata, Response::Metadata(mut metadata)) => {
                 // An answer that is not waited for any more is older than what another broker has said since.
                 if self.metadata_asked == Some(sent.ticket) {
+                    forget_unknown_leaders(&mut metadata);
                     self.on_metadata(&metadata, now);
                 }
             }
@@ -396,6 +397,15 @@ impl<T> Producer<T> {
             }
         }
         self.list(at);
+    }
+}
+
+/// A leader that is not among the brokers cannot be reached: as good as none, and waited for in the same way.
+fn forget_unknown_leaders(metadata: &mut MetadataResponse) {
+    let brokers = &metadata.brokers;
+    let partitions = metadata.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+    for partition in partitions.filter(|p| !brokers.iter().any(|broker| broker.id == p.leader)) {
+        partition.leader = -1;
     }
 }
 

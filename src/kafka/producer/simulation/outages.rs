@@ -200,3 +200,68 @@ fn a_broker_that_freezes_with_a_question_does_not_hold_back_the_others() {
         assert!(took < Duration::from_secs(10), "the others waited for {took:?}");
     }
 }
+
+#[test]
+fn a_producer_id_that_is_refused_for_ever_does_not_make_the_producer_spin() {
+    for code in [47, 59, 90] {
+        let topics: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+        let mut stage = Stage::new();
+        let mut id = 0;
+        let mut requests = 0;
+        stage.push("t", "k");
+        stage.run(Duration::from_secs(60), |_, (_, request), _| {
+            requests += 1;
+            Some(match request {
+                Request::Produce(produce) => produced(produce, code),
+                Request::InitProducerId => {
+                    id += 1;
+                    producer_id(id)
+                }
+                other => ordinary(other, 1, topics),
+            })
+        });
+        assert_eq!(stage.producer.pending(), 1);
+        assert!(requests < 600, "{requests} requests in a minute");
+    }
+}
+
+#[test]
+fn what_never_gets_better_does_not_make_the_producer_spin() {
+    type Answer = fn(&Waiting) -> Option<Response>;
+    const TOPICS: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let cases: [(&str, Answer); 9] = [
+        ("silent", |_| None),
+        ("topic missing", |(_, r)| Some(ordinary(r, 1, &[("t", 3, &[])]))),
+        ("topic refused", |(_, r)| Some(ordinary(r, 1, &[("t", 29, &[])]))),
+        ("no leader", |(_, r)| Some(ordinary(r, 1, &[("t", 0, &[-1])]))),
+        ("leader unknown", |(_, r)| Some(ordinary(r, 1, &[("t", 0, &[9])]))),
+        ("no brokers", |(_, r)| Some(ordinary(r, 0, TOPICS))),
+        ("nothing said of the topic", |(_, r)| Some(ordinary(r, 1, &[]))),
+        ("no producer id", |(_, r)| match r {
+            Request::InitProducerId => Some(Response::InitProducerId(InitProducerIdResponse {
+                error: 14,
+                producer_id: -1,
+                producer_epoch: -1,
+            })),
+            other => Some(ordinary(other, 1, TOPICS)),
+        }),
+        ("not the leader", |(_, r)| match r {
+            Request::Produce(produce) => Some(produced(produce, 6)),
+            other => Some(ordinary(other, 1, TOPICS)),
+        }),
+    ];
+    for (what, answer) in cases {
+        let mut stage = Stage::new();
+        stage.push("t", "k");
+        let mut requests = 0;
+        stage.run(Duration::from_secs(60), |_, waiting, _| {
+            let response = answer(waiting);
+            requests += usize::from(response.is_some());
+            response
+        });
+        assert_eq!(stage.producer.pending(), 1, "{what}");
+        // Ten a second, and the stage's own steps of 10 ms.
+        assert!(requests < 600, "{what}: {requests} requests in a minute");
+        assert!(stage.polls < 6000 + 4 * requests + 600, "{what}: {} polls in a minute", stage.polls);
+    }
+}
