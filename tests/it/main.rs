@@ -17,6 +17,7 @@ mod acknowledgement;
 mod chaos;
 mod dead_letter;
 mod kafka_faults;
+mod kafka_outages;
 mod mqtt_faults;
 mod shutdown;
 

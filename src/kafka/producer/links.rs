@@ -55,9 +55,9 @@ impl<T> Producer<T> {
         let mut create_missing = false;
         let mut names = Vec::new();
         // Topics that may be created are asked for apart from those that must not be.
-        let creating = self.topics.iter().any(|t| t.metadata_due <= now && t.create && t.slots.is_empty());
+        let creating = self.topics.iter().any(|t| t.metadata_due <= now && t.may_create());
         for topic in self.topics.iter_mut().filter(|topic| topic.metadata_due <= together) {
-            if (topic.create && topic.slots.is_empty()) == creating {
+            if topic.may_create() == creating {
                 create_missing |= creating;
                 topic.metadata_asked = true;
                 names.push(topic.name.clone());

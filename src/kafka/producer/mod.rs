@@ -221,12 +221,10 @@ impl<T> Producer<T> {
         let Some(index) = self.topic_index(topic, now) else { return Err(tag) };
         let Some(found) = self.topics.get_mut(index) else { return Err(tag) };
         self.pending += 1;
+        if found.want_creation(now) {
+            self.metadata_at = self.metadata_at.min(now);
+        }
         if found.slots.is_empty() {
-            if !found.create {
-                found.create = true;
-                found.metadata_due = now;
-                self.metadata_at = self.metadata_at.min(now);
-            }
             found.waiting.push_back((owned(record), tag));
         } else {
             self.place(index, record, tag, now);

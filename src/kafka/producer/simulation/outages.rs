@@ -202,6 +202,30 @@ fn a_broker_that_freezes_with_a_question_does_not_hold_back_the_others() {
 }
 
 #[test]
+fn a_deleted_topic_is_asked_for_so_that_kafka_may_create_it_again() {
+    let there: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let gone: &[(&str, i16, &[i32])] = &[("t", 3, &[])];
+    let mut stage = Stage::new();
+    stage.push("t", "k");
+    stage.run(Duration::from_secs(5), |_, (_, request), _| Some(ordinary(request, 1, there)));
+    stage.push("t", "k");
+    let mut created = false;
+    stage.run(Duration::from_secs(60), |_, (_, request), _| {
+        Some(match request {
+            Request::Metadata(asked) => {
+                created |= asked.create_missing;
+                metadata(1, if created { there } else { gone })
+            }
+            Request::Produce(produce) => produced(produce, if created { 0 } else { 3 }),
+            Request::DescribeProducers(_) => describe(request, if created { 0 } else { 3 }, &[]),
+            Request::InitProducerId => producer_id(2),
+            other => panic!("{other:?}"),
+        })
+    });
+    assert_eq!(stage.producer.pending(), 0, "it was never asked for with the right to create it");
+}
+
+#[test]
 fn a_producer_id_that_is_refused_for_ever_does_not_make_the_producer_spin() {
     for code in [47, 59, 90] {
         let topics: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
