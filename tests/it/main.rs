@@ -18,6 +18,7 @@ mod chaos;
 mod dead_letter;
 mod footprint;
 mod kafka_faults;
+mod kafka_outages;
 mod mqtt_faults;
 mod shutdown;
 

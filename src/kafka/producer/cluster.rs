@@ -28,6 +28,10 @@ const RECONNECT_MAX: Duration = Duration::from_secs(2);
 /// A link that lived this long and is closed by the broker while nothing is asked was idle
 /// (connections.max.idle.ms), which is no trouble.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
+/// A link that lived this long worked: its end is news, whatever was told of its address before.
+const WORKED_AFTER: Duration = Duration::from_secs(10);
+/// A broker that takes connections and ends each of them is told this often: it tries every two seconds.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What was asked on a link.
 #[derive(Debug)]
@@ -87,7 +91,8 @@ struct Node {
 struct Address {
     backoff: Backoff,
     not_before: Instant,
-    failing: bool,
+    /// When the operator was told that it fails; None while it works.
+    told_at: Option<Instant>,
 }
 
 /// A link to open: its number and address.
@@ -158,6 +163,11 @@ impl Cluster {
         healthy.min_by_key(|(_, link)| link.sent.len()).map(|(id, _)| *id)
     }
 
+    /// True if a question went to a broker that has fallen silent: another broker can answer it.
+    pub fn is_stuck(&self, ticket: u64, now: Instant) -> bool {
+        self.link_of_ticket(ticket).is_some_and(|link| !link.is_healthy(now))
+    }
+
     /// The link that a ticket was sent on.
     pub fn link_of_ticket(&self, ticket: u64) -> Option<&Link> {
         self.links.values().find(|link| link.sent.iter().any(|sent| sent.ticket == ticket))
@@ -176,9 +186,6 @@ impl Cluster {
             info!("connected to Kafka by {}:{}", address.0, address.1);
         }
         self.reached = true;
-        if let Some(known) = self.addresses.get_mut(&address) {
-            known.failing = false;
-        }
     }
 
     /// Notes a link that ended; returns what it leaves unanswered.
@@ -187,19 +194,27 @@ impl Cluster {
         let (host, port) = (closed.host, closed.port);
         let lived = now.saturating_duration_since(closed.opened_at);
         let idle = closed.ready.is_some() && closed.sent.is_empty() && lived >= IDLE_AFTER;
+        let mut told = false;
         if let Some(address) = self.addresses.get_mut(&(host.clone(), port)) {
             if closed.ready.is_some() && lived >= RECONNECT_MAX {
                 address.backoff.reset();
             }
             address.not_before = if idle { now } else { now + address.backoff.next_delay(random) };
-            match (idle, address.failing) {
-                (true, _) | (_, true) => debug!("Kafka broker {host}:{port}: {reason}"),
-                _ => warn!("Kafka broker {host}:{port}: {reason}; trying again"),
+            if closed.ready.is_some() && lived >= WORKED_AFTER {
+                address.told_at = None;
             }
-            address.failing = !idle;
+            let due =
+                |told_at| closed.ready.is_some() && now.saturating_duration_since(told_at) >= TELL_AGAIN;
+            told = !idle && address.told_at.is_none_or(due);
+            if told {
+                warn!("Kafka broker {host}:{port}: {reason}; trying again");
+                address.told_at = Some(now);
+            } else {
+                debug!("Kafka broker {host}:{port}: {reason}");
+            }
         }
         let none_left = !self.links.values().any(|link| link.ready.is_some());
-        if none_left && self.reached && !idle && self.away_since.is_none() {
+        if none_left && self.reached && told && self.away_since.is_none() {
             self.away_since = Some(now);
         }
         closed.sent
@@ -291,7 +306,7 @@ impl Cluster {
         self.addresses.entry((host.clone(), port)).or_insert_with(|| Address {
             backoff: Backoff::new(RECONNECT_FIRST, RECONNECT_MAX),
             not_before: now,
-            failing: false,
+            told_at: None,
         });
         self.links.insert(
             link,

@@ -44,17 +44,20 @@ impl<T> Producer<T> {
 
     pub(super) fn ask_metadata(&mut self, now: Instant) {
         self.suspect_silent_leaders(now);
-        if self.metadata_asked || now < self.metadata_at {
+        let Some(link) = self.cluster.any_healthy(now) else { return };
+        if self.metadata_asked.is_some_and(|ticket| self.cluster.is_stuck(ticket, now)) {
+            self.metadata_unanswered(now);
+        }
+        if self.metadata_asked.is_some() || now < self.metadata_at {
             return;
         }
-        let Some(link) = self.cluster.any_healthy(now) else { return };
         let together = now + METADATA_TOGETHER;
         let mut create_missing = false;
         let mut names = Vec::new();
         // Topics that may be created are asked for apart from those that must not be.
-        let creating = self.topics.iter().any(|t| t.metadata_due <= now && t.create && t.slots.is_empty());
+        let creating = self.topics.iter().any(|t| t.metadata_due <= now && t.may_create());
         for topic in self.topics.iter_mut().filter(|topic| topic.metadata_due <= together) {
-            if (topic.create && topic.slots.is_empty()) == creating {
+            if topic.may_create() == creating {
                 create_missing |= creating;
                 topic.metadata_asked = true;
                 names.push(topic.name.clone());
@@ -64,20 +67,20 @@ impl<T> Producer<T> {
             self.find_metadata_at(now);
             return;
         }
-        self.metadata_asked = true;
         let request = MetadataRequest { topics: Some(names), create_missing };
-        self.send(link, Request::Metadata(request), Asked::Metadata, now);
+        self.metadata_asked = Some(self.send(link, Request::Metadata(request), Asked::Metadata, now));
     }
 
     pub(super) fn ask_producer_id(&mut self, now: Instant) {
-        let Identity::WantedFrom(from) = self.identity else { return };
-        if now < from {
-            self.wake_by(from);
-            return;
+        match self.identity {
+            Identity::WantedFrom(from) if now < from => return self.wake_by(from),
+            Identity::Asked(ticket) if !self.cluster.is_stuck(ticket, now) => return,
+            Identity::WantedFrom(_) | Identity::Asked(_) => {}
+            Identity::Known(_) | Identity::Denied => return,
         }
         if let Some(link) = self.cluster.any_healthy(now) {
-            self.identity = Identity::Asked;
-            self.send(link, Request::InitProducerId, Asked::ProducerId, now);
+            let ticket = self.send(link, Request::InitProducerId, Asked::ProducerId, now);
+            self.identity = Identity::Asked(ticket);
         }
     }
 
@@ -98,10 +101,18 @@ impl<T> Producer<T> {
         let Some(found) = self.cluster.links.get_mut(&link) else { return };
         let Some(sent) = found.sent.pop_front() else { return };
         match (sent.what, response) {
-            (Asked::Metadata, Response::Metadata(metadata)) => self.on_metadata(&metadata, now),
+            (Asked::Metadata, Response::Metadata(mut metadata)) => {
+                // An answer that is not waited for any more is older than what another broker has said since.
+                if self.metadata_asked == Some(sent.ticket) {
+                    forget_unknown_leaders(&mut metadata);
+                    self.on_metadata(&metadata, now);
+                }
+            }
             (Asked::ProducerId, Response::InitProducerId(answer)) => {
-                let id = ProducerId { id: answer.producer_id, epoch: answer.producer_epoch };
-                self.on_producer_id(ErrorCode(answer.error), id, now);
+                if self.identity == Identity::Asked(sent.ticket) {
+                    let id = ProducerId { id: answer.producer_id, epoch: answer.producer_epoch };
+                    self.on_producer_id(ErrorCode(answer.error), id, now);
+                }
             }
             (Asked::Produce(partitions), Response::Produce(answer)) => {
                 self.on_produced(sent.ticket, &partitions, &answer, now);
@@ -125,14 +136,11 @@ impl<T> Producer<T> {
     pub(super) fn on_unanswered(&mut self, unanswered: VecDeque<Sent>, now: Instant) {
         for sent in unanswered {
             match sent.what {
-                Asked::Metadata => {
-                    self.metadata_asked = false;
-                    for topic in &mut self.topics {
-                        topic.metadata_asked = false;
-                    }
-                    self.metadata_at = now;
+                Asked::Metadata if self.metadata_asked == Some(sent.ticket) => self.metadata_unanswered(now),
+                Asked::ProducerId if self.identity == Identity::Asked(sent.ticket) => {
+                    self.identity = Identity::WantedFrom(now);
                 }
-                Asked::ProducerId => self.identity = Identity::WantedFrom(now),
+                Asked::Metadata | Asked::ProducerId => {}
                 Asked::Produce(partitions) => {
                     for at in partitions {
                         self.answer_partition(at, sent.ticket, &Answer::Unknown, now);
@@ -148,8 +156,16 @@ impl<T> Producer<T> {
         self.wake_at = Some(now);
     }
 
+    fn metadata_unanswered(&mut self, now: Instant) {
+        self.metadata_asked = None;
+        for topic in &mut self.topics {
+            topic.metadata_asked = false;
+        }
+        self.metadata_at = now;
+    }
+
     fn on_metadata(&mut self, metadata: &MetadataResponse, now: Instant) {
-        self.metadata_asked = false;
+        self.metadata_asked = None;
         self.cluster.on_brokers(&metadata.brokers);
         for answer in &metadata.topics {
             let Some(index) = self.by_name.get(&answer.name).copied() else { continue };
@@ -381,6 +397,15 @@ impl<T> Producer<T> {
             }
         }
         self.list(at);
+    }
+}
+
+/// A leader that is not among the brokers cannot be reached: as good as none, and waited for in the same way.
+fn forget_unknown_leaders(metadata: &mut MetadataResponse) {
+    let brokers = &metadata.brokers;
+    let partitions = metadata.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+    for partition in partitions.filter(|p| !brokers.iter().any(|broker| broker.id == p.leader)) {
+        partition.leader = -1;
     }
 }
 

@@ -149,7 +149,8 @@ pub struct ProducerStats {
 enum Identity {
     /// Not asked yet, or to be asked again from this time.
     WantedFrom(Instant),
-    Asked,
+    /// Asked under this ticket.
+    Asked(u64),
     Known(ProducerId),
     /// The broker refuses idempotent producers to this user.
     Denied,
@@ -165,7 +166,8 @@ pub struct Producer<T> {
     listed: VecDeque<PartitionAt>,
     identity: Identity,
     newest: Option<ProducerId>,
-    metadata_asked: bool,
+    /// The ticket of the question that is open.
+    metadata_asked: Option<u64>,
     /// No topic is due for metadata before this time.
     metadata_at: Instant,
     /// The leaders of all partitions.
@@ -193,7 +195,7 @@ impl<T> Producer<T> {
             listed: VecDeque::new(),
             identity: Identity::WantedFrom(now),
             newest: None,
-            metadata_asked: false,
+            metadata_asked: None,
             metadata_at: now,
             wanted_nodes: Vec::new(),
             next_ticket: 1,
@@ -219,12 +221,10 @@ impl<T> Producer<T> {
         let Some(index) = self.topic_index(topic, now) else { return Err(tag) };
         let Some(found) = self.topics.get_mut(index) else { return Err(tag) };
         self.pending += 1;
+        if found.want_creation(now) {
+            self.metadata_at = self.metadata_at.min(now);
+        }
         if found.slots.is_empty() {
-            if !found.create {
-                found.create = true;
-                found.metadata_due = now;
-                self.metadata_at = self.metadata_at.min(now);
-            }
             found.waiting.push_back((owned(record), tag));
         } else {
             self.place(index, record, tag, now);
@@ -342,7 +342,7 @@ impl<T> Producer<T> {
     }
 
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let may_ask = !self.metadata_asked && self.cluster.any_healthy(now).is_some();
+        let may_ask = self.metadata_asked.is_none() && self.cluster.any_healthy(now).is_some();
         let metadata = may_ask.then_some(self.metadata_at);
         [self.wake_at, metadata, self.cluster.next_deadline(now)].into_iter().flatten().min()
     }

@@ -297,7 +297,8 @@ impl<T> Partition<T> {
         self.put_back();
         let delay = match class {
             Class::TopicRefused | Class::ClientRefused => PARKED,
-            Class::RecordRefused | Class::ProducerRefused => Duration::ZERO,
+            // Taking it apart is progress; another producer id may be none.
+            Class::RecordRefused => Duration::ZERO,
             _ => self.retry.next_delay(random),
         };
         self.gaps = if class == Class::SequenceUnknown { self.gaps + 1 } else { 0 };

@@ -68,7 +68,7 @@ pub(super) struct Topic<T> {
     pub available: Vec<i32>,
     pub ask_right: AskRight,
     /// A record is there, so a missing topic may be created.
-    pub create: bool,
+    create: bool,
     pub metadata_due: Instant,
     pub metadata_asked: bool,
     metadata_backoff: Backoff,
@@ -92,6 +92,27 @@ impl<T> Topic<T> {
             missing_answers: 0,
             refused: None,
         }
+    }
+
+    /// A record is there: from now on the topic may be created if it is missing. True if it is to be asked for now.
+    pub fn want_creation(&mut self, now: Instant) -> bool {
+        if self.create {
+            return false;
+        }
+        self.create = true;
+        let missing = self.may_create();
+        if missing {
+            // What was missing before anybody asked for its creation says nothing.
+            self.missing_answers = self.missing_answers.min(1);
+            self.metadata_due = now;
+        }
+        missing
+    }
+
+    /// True if the topic is to be asked for in such a way that Kafka creates it, if it may: also after a deletion,
+    /// or what waits for it would wait for ever.
+    pub fn may_create(&self) -> bool {
+        self.create && (self.slots.is_empty() || self.missing_answers > 0)
     }
 
     /// Asks for metadata again soon: a leader was wrong or is gone.

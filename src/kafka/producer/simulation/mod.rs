@@ -1,6 +1,7 @@
 //! The producer against a simulated cluster: whatever happens, every record is written once and in order.
 
 mod broker;
+mod outages;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
