@@ -98,8 +98,7 @@ impl<T> Producer<T> {
     }
 
     pub(super) fn on_response(&mut self, link: u64, response: Response, now: Instant) {
-        let Some(found) = self.cluster.links.get_mut(&link) else { return };
-        let Some(sent) = found.sent.pop_front() else { return };
+        let Some(sent) = self.cluster.answered(link, now) else { return };
         match (sent.what, response) {
             (Asked::Metadata, Response::Metadata(mut metadata)) => {
                 // An answer that is not waited for any more is older than what another broker has said since.

@@ -226,6 +226,19 @@ fn a_deleted_topic_is_asked_for_so_that_kafka_may_create_it_again() {
 }
 
 #[test]
+fn an_uplink_that_needs_longer_than_the_timeout_for_one_request_makes_progress() {
+    let topics: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let mut stage = Stage::new();
+    stage.push("t", "k");
+    // Every Produce request takes 70 s on the wire, and starts again with a new connection.
+    stage.run(Duration::from_secs(1800), |_, (sent_at, request), now| {
+        let slow = matches!(request, Request::Produce(_));
+        (!slow || now >= *sent_at + Duration::from_secs(70)).then(|| ordinary(request, 1, topics))
+    });
+    assert_eq!(stage.producer.pending(), 0, "nothing was delivered in half an hour");
+}
+
+#[test]
 fn a_producer_id_that_is_refused_for_ever_does_not_make_the_producer_spin() {
     for code in [47, 59, 90] {
         let topics: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
