@@ -13,7 +13,7 @@ use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
 use super::{Action, Identity, Producer};
 use crate::kafka::error::{Class, ErrorCode};
 use crate::kafka::protocol::{
-    MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response,
+    MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response, TopicMetadata,
 };
 use crate::kafka::record_batch::with_record_ref;
 
@@ -173,6 +173,7 @@ impl<T> Producer<T> {
             match topic.on_metadata(answer, now, random) {
                 MetadataVerdict::Known => {
                     self.place_waiting(index, now);
+                    self.place_gone(index, answer, now);
                     self.detach_moved(index, now);
                 }
                 MetadataVerdict::Later => {}
@@ -212,6 +213,17 @@ impl<T> Producer<T> {
         let waiting = self.topics.get_mut(index).map(|topic| std::mem::take(&mut topic.waiting));
         for (record, tag) in waiting.unwrap_or_default() {
             with_record_ref(&record, |record| self.place(index, record, tag, now));
+        }
+    }
+
+    /// What waits for partitions that are no more goes where its keys belong now, in its order. Nothing of it can
+    /// be in Kafka: what was written went with the old topic.
+    fn place_gone(&mut self, index: usize, answer: &TopicMetadata, now: Instant) {
+        let gone = self.topics.get_mut(index).map(|topic| topic.take_gone(answer, now));
+        for slot in gone.unwrap_or_default() {
+            for (record, tag) in slot.partition.into_records() {
+                with_record_ref(&record, |record| self.place(index, record, tag, now));
+            }
         }
     }
 

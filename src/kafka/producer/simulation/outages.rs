@@ -202,6 +202,72 @@ fn a_broker_that_freezes_with_a_question_does_not_hold_back_the_others() {
 }
 
 #[test]
+fn records_of_partitions_that_a_new_topic_of_the_same_name_does_not_have_are_delivered() {
+    let old: &[(&str, i16, &[i32])] = &[("t", 0, &[0, 0, 0, 0, 0, 0])];
+    let new: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let mut stage = Stage::new();
+    for number in 0..20 {
+        stage.push("t", &format!("k{number}"));
+    }
+    stage.run(Duration::from_secs(5), |_, (_, request), _| Some(ordinary(request, 1, old)));
+    assert_eq!(stage.delivered.len(), 20);
+    for number in 0..60 {
+        stage.push("t", &format!("k{}", number % 20));
+    }
+    let mut written = Vec::new();
+    stage.run(Duration::from_secs(120), |_, (_, request), _| match request {
+        Request::Produce(produce) => {
+            let known = produce.batches.iter().all(|batch| batch.partition == 0);
+            if known {
+                for batch in &produce.batches {
+                    let batch = decode_batches(batch.records.clone()).next().unwrap().unwrap();
+                    written.extend(batch.records().unwrap().into_iter().map(|r| (r.key, r.value)));
+                }
+            }
+            Some(Response::Produce(ProduceResponse {
+                throttle_ms: 0,
+                results: produce
+                    .batches
+                    .iter()
+                    .map(|batch| ProduceResult {
+                        topic: batch.topic.clone(),
+                        partition: batch.partition,
+                        error: if batch.partition == 0 { 0 } else { 3 },
+                        base_offset: -1,
+                        record_errors: Vec::new(),
+                        message: None,
+                    })
+                    .collect(),
+            }))
+        }
+        Request::DescribeProducers(topics) => {
+            let mut answers = Vec::new();
+            for (topic, partitions) in topics {
+                for partition in partitions {
+                    let error = if *partition == 0 { 0 } else { 3 };
+                    answers.push(PartitionProducers {
+                        topic: topic.clone(),
+                        partition: *partition,
+                        error,
+                        producers: Vec::new(),
+                    });
+                }
+            }
+            Some(Response::DescribeProducers(answers))
+        }
+        other => Some(ordinary(other, 1, new)),
+    });
+    assert_eq!(stage.producer.pending(), 0, "records of the lost partitions wait for ever");
+    assert_eq!(stage.delivered.len(), 80);
+    for number in 0..20 {
+        let key = format!("k{number}");
+        let of_key: Vec<_> =
+            written.iter().filter(|(k, _)| k.as_deref() == Some(key.as_bytes())).map(|(_, v)| v).collect();
+        assert!(of_key.is_sorted(), "key {key} is out of order");
+    }
+}
+
+#[test]
 fn a_deleted_topic_is_asked_for_so_that_kafka_may_create_it_again() {
     let there: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
     let gone: &[(&str, i16, &[i32])] = &[("t", 3, &[])];
