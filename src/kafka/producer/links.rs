@@ -117,7 +117,8 @@ impl<T> Producer<T> {
                 self.on_produced(sent.ticket, &partitions, &answer, now);
             }
             (Asked::Producers(partitions), Response::DescribeProducers(answers)) => {
-                self.on_producers(&partitions, &answers, now);
+                let node = self.cluster.links.get(&link).and_then(|link| link.node);
+                self.on_producers(node, &partitions, &answers, now);
             }
             (what, _) => {
                 // The connection pairs answers with requests, so this is a broker that does not speak Kafka.
@@ -335,9 +336,25 @@ impl<T> Producer<T> {
         self.list(at);
     }
 
-    fn on_producers(&mut self, asked: &[PartitionAt], answers: &[PartitionProducers], now: Instant) {
+    fn on_producers(
+        &mut self,
+        node: Option<i32>,
+        asked: &[PartitionAt],
+        answers: &[PartitionProducers],
+        now: Instant,
+    ) {
         for at in asked {
             let Some(topic) = self.topics.get_mut(at.topic) else { continue };
+            let leader = topic.slots.get(at.partition).and_then(|slot| slot.partition.leader);
+            if leader != node {
+                // A broker that was frozen may still take itself for the leader, and knows nothing of what the next
+                // one has written since. The next one was asked as well, or will be.
+                if topic.ask_right == AskRight::Trying {
+                    topic.ask_right = AskRight::Untried;
+                }
+                self.list(*at);
+                continue;
+            }
             let answer = answers.iter().find(|answer| {
                 answer.topic == topic.name && usize::try_from(answer.partition) == Ok(at.partition)
             });

@@ -368,3 +368,81 @@ fn what_never_gets_better_does_not_make_the_producer_spin() {
         assert!(stage.polls < 6000 + 4 * requests + 600, "{what}: {} polls in a minute", stage.polls);
     }
 }
+
+#[test]
+fn the_answer_of_a_leader_that_was_left_is_not_taken_for_the_answer_of_the_new_one() {
+    // Broker 0 freezes with a question; broker 1 leads; when it is asked in its turn, the answer of broker 0 comes
+    // first, from a time before broker 1 wrote anything.
+    let led_by = |leader: i32| -> Response { metadata(2, &[("t", 0, &[leader])]) };
+    let mut stage = Stage::new();
+    stage.push("t", "k");
+    stage.run(Duration::from_secs(5), |_, (_, request), _| Some(ordinary(request, 2, &[("t", 0, &[0])])));
+    // A failure, and the question about it, which broker 0 does not answer any more.
+    stage.push("t", "k");
+    let mut failed = false;
+    stage.run(Duration::from_secs(1), |_, (_, request), _| match request {
+        Request::Produce(produce) => {
+            failed = true;
+            Some(produced(produce, 19))
+        }
+        Request::DescribeProducers(_) if failed => None,
+        Request::Metadata(_) => Some(led_by(0)),
+        other => Some(ordinary(other, 2, &[])),
+    });
+    let state = |last_sequence| ProducerState { producer_id: 1, producer_epoch: 0, last_sequence };
+    let mut last = 0;
+    let mut fail_next = false;
+    let mut question_open = false;
+    let mut slow = false;
+    let mut identities = Vec::new();
+    for round in 0..2 {
+        if round == 1 {
+            for _ in 0..3 {
+                stage.push("t", "k");
+            }
+            fail_next = true;
+        }
+        stage.run(Duration::from_secs(8), |broker, (_, request), _| match (broker, request) {
+            (0, Request::DescribeProducers(_)) => question_open.then(|| describe(request, 0, &[state(0)])),
+            (0, _) => None,
+            (_, Request::Metadata(_)) => Some(led_by(1)),
+            (_, Request::Produce(produce)) => {
+                let batch = decode_batches(produce.batches[0].records.clone()).next().unwrap().unwrap();
+                identities.push(batch.identity);
+                if fail_next {
+                    fail_next = false;
+                    slow = true;
+                    // Written, and said not to be.
+                    last = batch.identity.base_sequence + 2;
+                    return Some(produced(produce, 7));
+                }
+                last = last.max(batch.identity.base_sequence);
+                Some(produced(produce, 0))
+            }
+            // The new leader takes its time, so that the old one is first.
+            (_, Request::DescribeProducers(_)) if slow => {
+                question_open = true;
+                None
+            }
+            (_, Request::InitProducerId) => Some(producer_id(2)),
+            (_, Request::DescribeProducers(_)) => Some(describe(request, 0, &[state(last)])),
+            (_, other) => Some(ordinary(other, 2, &[])),
+        });
+        (question_open, slow) = (false, false);
+    }
+    stage.run(Duration::from_secs(60), |broker, (_, request), _| match (broker, request) {
+        (0, _) => None,
+        (_, Request::Metadata(_)) => Some(led_by(1)),
+        (_, Request::Produce(produce)) => {
+            let batch = decode_batches(produce.batches[0].records.clone()).next().unwrap().unwrap();
+            identities.push(batch.identity);
+            Some(produced(produce, 0))
+        }
+        (_, Request::DescribeProducers(_)) => Some(describe(request, 0, &[state(last)])),
+        (_, Request::InitProducerId) => Some(producer_id(2)),
+        (_, other) => Some(ordinary(other, 2, &[])),
+    });
+    assert_eq!(stage.producer.pending(), 0);
+    assert!(identities.iter().all(|identity| identity.producer_id == 1), "{identities:?}");
+    assert!(!identities.is_empty());
+}
