@@ -4,7 +4,7 @@
 //! Invariants:
 //! - at most one link for an address, so a frozen broker costs one connection;
 //! - every link answers in the order it was asked (Kafka protocol guide, "Network"), so `sent` is a queue;
-//! - a link that leaves a request unanswered for [`REQUEST_TIMEOUT`] is closed: what it carried has an unknown
+//! - a link that leaves a request unanswered for [`REQUEST_TIMEOUT`] or longer is closed: what it carried has an unknown
 //!   outcome, which is not the same as failed.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -19,7 +19,10 @@ use crate::kafka::protocol::Broker;
 /// A link silent for this long is not asked for metadata, and another broker is: it may have lost its partitions.
 pub(super) const SUSPICIOUS_AFTER: Duration = Duration::from_secs(3);
 /// Kafka's own default for request.timeout.ms. Closing ends nothing but the connection.
-pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Each time-out in a row doubles the next, up to this: on a slow uplink a batch that was given its identity must
+/// get through some time, and it cannot be made smaller.
+const REQUEST_TIMEOUT_MAX: Duration = Duration::from_secs(8 * 60);
 /// The next address of the list is tried after this long, without waiting for the one before to fail.
 const BOOTSTRAP_STAGGER: Duration = Duration::from_secs(1);
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
@@ -61,6 +64,8 @@ pub(super) struct Link {
     /// None until the versions are negotiated; then whether DescribeProducers can be asked.
     pub ready: Option<bool>,
     pub sent: VecDeque<Sent>,
+    /// How long a request may be unanswered.
+    timeout: Duration,
     /// When the last Produce request went out.
     pub produced_at: Option<Instant>,
 }
@@ -93,6 +98,8 @@ struct Address {
     not_before: Instant,
     /// When the operator was told that it fails; None while it works.
     told_at: Option<Instant>,
+    /// How long a request may be unanswered on its next link.
+    timeout: Duration,
 }
 
 /// A link to open: its number and address.
@@ -220,6 +227,21 @@ impl Cluster {
         closed.sent
     }
 
+    /// Takes the oldest request off a link, whose answer has come. Quick answers to Produce requests shorten what a
+    /// slow uplink had made long.
+    pub fn answered(&mut self, link: u64, now: Instant) -> Option<Sent> {
+        let link = self.links.get_mut(&link)?;
+        let sent = link.sent.pop_front()?;
+        let quick = now.saturating_duration_since(sent.at) < link.timeout / 4;
+        if quick && link.timeout > REQUEST_TIMEOUT && matches!(sent.what, Asked::Produce(_)) {
+            link.timeout = (link.timeout / 2).max(REQUEST_TIMEOUT);
+            if let Some(address) = self.addresses.get_mut(&(link.host.clone(), link.port)) {
+                address.timeout = link.timeout;
+            }
+        }
+        Some(sent)
+    }
+
     /// Takes over the brokers of a metadata response and recognises bootstrap links among them.
     pub fn on_brokers(&mut self, brokers: &[Broker]) {
         self.nodes = brokers.iter().map(|b| (b.id, Node { host: b.host.clone(), port: b.port })).collect();
@@ -245,8 +267,8 @@ impl Cluster {
             let gone = link.node.is_some_and(|node| {
                 self.nodes.get(&node).is_none_or(|n| n.host != link.host || n.port != link.port)
             });
-            if link.silent_for(now, REQUEST_TIMEOUT) {
-                Some("no answer within 30 s")
+            if link.silent_for(now, link.timeout) {
+                Some("no answer in time")
             } else if gone && link.sent.is_empty() {
                 Some("the broker has left the cluster")
             } else if link.node.is_none() && link.ready.is_some() && link.sent.is_empty() && node_is_ready {
@@ -260,7 +282,10 @@ impl Cluster {
 
     /// Removes a link that we close ourselves; quiet, unless it was silent for too long.
     pub fn remove(&mut self, link: u64, why: &str, random: f64, now: Instant) -> VecDeque<Sent> {
-        if self.links.get(&link).is_some_and(|link| !link.sent.is_empty()) {
+        if let Some(silent) = self.links.get(&link).filter(|link| !link.sent.is_empty()) {
+            if let Some(address) = self.addresses.get_mut(&(silent.host.clone(), silent.port)) {
+                address.timeout = (silent.timeout * 2).min(REQUEST_TIMEOUT_MAX);
+            }
             return self.on_closed(link, why, random, now);
         }
         self.links.remove(&link).map(|link| link.sent).unwrap_or_default()
@@ -268,9 +293,13 @@ impl Cluster {
 
     /// The next time at which a silent link becomes suspicious or is closed.
     pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let asked = self.links.values().filter_map(|link| link.sent.front().map(|sent| sent.at));
+        let asked = self.links.values().filter_map(|link| Some((link.sent.front()?.at, link.timeout)));
         asked
-            .map(|at| if now < at + SUSPICIOUS_AFTER { at + SUSPICIOUS_AFTER } else { at + REQUEST_TIMEOUT })
+            .map(
+                |(at, timeout)| {
+                    if now < at + SUSPICIOUS_AFTER { at + SUSPICIOUS_AFTER } else { at + timeout }
+                },
+            )
             .min()
     }
 
@@ -303,11 +332,13 @@ impl Cluster {
     fn open(&mut self, node: Option<i32>, host: String, port: u16, now: Instant) -> Opening {
         let link = self.next_link;
         self.next_link += 1;
-        self.addresses.entry((host.clone(), port)).or_insert_with(|| Address {
+        let address = self.addresses.entry((host.clone(), port)).or_insert_with(|| Address {
             backoff: Backoff::new(RECONNECT_FIRST, RECONNECT_MAX),
             not_before: now,
             told_at: None,
+            timeout: REQUEST_TIMEOUT,
         });
+        let timeout = address.timeout;
         self.links.insert(
             link,
             Link {
@@ -317,6 +348,7 @@ impl Cluster {
                 opened_at: now,
                 ready: None,
                 sent: VecDeque::new(),
+                timeout,
                 produced_at: None,
             },
         );

@@ -13,7 +13,7 @@ use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
 use super::{Action, Identity, Producer};
 use crate::kafka::error::{Class, ErrorCode};
 use crate::kafka::protocol::{
-    MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response,
+    MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response, TopicMetadata,
 };
 use crate::kafka::record_batch::with_record_ref;
 
@@ -98,8 +98,7 @@ impl<T> Producer<T> {
     }
 
     pub(super) fn on_response(&mut self, link: u64, response: Response, now: Instant) {
-        let Some(found) = self.cluster.links.get_mut(&link) else { return };
-        let Some(sent) = found.sent.pop_front() else { return };
+        let Some(sent) = self.cluster.answered(link, now) else { return };
         match (sent.what, response) {
             (Asked::Metadata, Response::Metadata(mut metadata)) => {
                 // An answer that is not waited for any more is older than what another broker has said since.
@@ -118,7 +117,8 @@ impl<T> Producer<T> {
                 self.on_produced(sent.ticket, &partitions, &answer, now);
             }
             (Asked::Producers(partitions), Response::DescribeProducers(answers)) => {
-                self.on_producers(&partitions, &answers, now);
+                let node = self.cluster.links.get(&link).and_then(|link| link.node);
+                self.on_producers(node, &partitions, &answers, now);
             }
             (what, _) => {
                 // The connection pairs answers with requests, so this is a broker that does not speak Kafka.
@@ -174,6 +174,7 @@ impl<T> Producer<T> {
             match topic.on_metadata(answer, now, random) {
                 MetadataVerdict::Known => {
                     self.place_waiting(index, now);
+                    self.place_gone(index, answer, now);
                     self.detach_moved(index, now);
                 }
                 MetadataVerdict::Later => {}
@@ -213,6 +214,17 @@ impl<T> Producer<T> {
         let waiting = self.topics.get_mut(index).map(|topic| std::mem::take(&mut topic.waiting));
         for (record, tag) in waiting.unwrap_or_default() {
             with_record_ref(&record, |record| self.place(index, record, tag, now));
+        }
+    }
+
+    /// What waits for partitions that are no more goes where its keys belong now, in its order. Nothing of it can
+    /// be in Kafka: what was written went with the old topic.
+    fn place_gone(&mut self, index: usize, answer: &TopicMetadata, now: Instant) {
+        let gone = self.topics.get_mut(index).map(|topic| topic.take_gone(answer, now));
+        for slot in gone.unwrap_or_default() {
+            for (record, tag) in slot.partition.into_records() {
+                with_record_ref(&record, |record| self.place(index, record, tag, now));
+            }
         }
     }
 
@@ -324,9 +336,25 @@ impl<T> Producer<T> {
         self.list(at);
     }
 
-    fn on_producers(&mut self, asked: &[PartitionAt], answers: &[PartitionProducers], now: Instant) {
+    fn on_producers(
+        &mut self,
+        node: Option<i32>,
+        asked: &[PartitionAt],
+        answers: &[PartitionProducers],
+        now: Instant,
+    ) {
         for at in asked {
             let Some(topic) = self.topics.get_mut(at.topic) else { continue };
+            let leader = topic.slots.get(at.partition).and_then(|slot| slot.partition.leader);
+            if leader != node {
+                // A broker that was frozen may still take itself for the leader, and knows nothing of what the next
+                // one has written since. The next one was asked as well, or will be.
+                if topic.ask_right == AskRight::Trying {
+                    topic.ask_right = AskRight::Untried;
+                }
+                self.list(*at);
+                continue;
+            }
             let answer = answers.iter().find(|answer| {
                 answer.topic == topic.name && usize::try_from(answer.partition) == Ok(at.partition)
             });

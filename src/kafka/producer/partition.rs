@@ -30,7 +30,7 @@ use super::recovery::Recovery;
 use crate::backoff::Backoff;
 use crate::kafka::compression::Compression;
 use crate::kafka::error::{Class, ErrorCode};
-use crate::kafka::record_batch::{Identity, RecordRef, next_sequence};
+use crate::kafka::record_batch::{Identity, Record, RecordRef, next_sequence};
 
 /// Most batches in flight for a partition; see the module head.
 pub(super) const WINDOW: usize = 5;
@@ -315,6 +315,16 @@ impl<T> Partition<T> {
         let open = self.open.take().map(OpenBatch::into_tags).unwrap_or_default();
         self.queued_bytes = 0;
         sent.chain(queued).chain(open).collect()
+    }
+
+    /// All that waits or is in flight, with the records, for a partition that is no more.
+    pub fn into_records(mut self) -> Vec<(Record, T)> {
+        self.seal_open(Compression::None);
+        let batches = self.in_flight.iter().map(|sent| &sent.batch).chain(&self.queue);
+        let records: Vec<Record> = batches
+            .flat_map(|batch| batch.records.records().expect("a batch that was sealed here can be read back"))
+            .collect();
+        records.into_iter().zip(self.abandon()).collect()
     }
 
     fn open_step(&self, view: &View) -> Option<Step> {

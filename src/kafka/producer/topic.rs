@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use log::{error, info};
+use log::{error, info, warn};
 
 use super::partition::Partition;
 use crate::backoff::Backoff;
@@ -19,6 +19,9 @@ const METADATA_FIRST: Duration = Duration::from_millis(100);
 const METADATA_MAX: Duration = Duration::from_secs(2);
 /// A topic that Kafka refuses waits for an operator.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
+/// A topic is never made smaller, so one with fewer partitions than before is another one of the same name, or the
+/// broker that says so is behind: which of them, time tells.
+const SMALLER_FOR: Duration = Duration::from_secs(10);
 /// Answers in a row that a topic does not exist before the operator is told: a topic that is just being created
 /// is missing for one or two.
 const MISSING_ANSWERS: u32 = 4;
@@ -74,6 +77,8 @@ pub(super) struct Topic<T> {
     metadata_backoff: Backoff,
     missing_answers: u32,
     refused: Option<ErrorCode>,
+    /// Since when it has been said to have fewer partitions than it had.
+    smaller_since: Option<Instant>,
 }
 
 impl<T> Topic<T> {
@@ -91,6 +96,7 @@ impl<T> Topic<T> {
             metadata_backoff: Backoff::new(METADATA_FIRST, METADATA_MAX),
             missing_answers: 0,
             refused: None,
+            smaller_since: None,
         }
     }
 
@@ -173,13 +179,19 @@ impl<T> Topic<T> {
         if self.slots.is_empty() {
             self.on_accepted();
         }
-        let count = answer.partitions.iter().map(|p| p.index.saturating_add(1)).max().unwrap_or(0);
-        while self.slots.len() < usize::try_from(count).unwrap_or(0) {
+        // Kafka numbers them without gaps and names them all, so no number on the wire sizes an allocation.
+        let count = answer.partitions.len();
+        let is_known = |index: i32| usize::try_from(index).is_ok_and(|index| index < count);
+        while self.slots.len() < count {
             self.slots.push(Slot { partition: Partition::new(), listed: false });
         }
-        let led = answer.partitions.iter().filter(|partition| partition.leader >= 0);
+        let led = answer.partitions.iter().filter(|p| p.leader >= 0 && is_known(p.index));
         self.available = led.map(|partition| partition.index).collect();
-        let mut leaderless = false;
+        let mut leaderless = self.slots.len() > count;
+        for slot in self.slots.iter_mut().skip(count) {
+            slot.partition.set_leader(None);
+        }
+        self.smaller_since = leaderless.then(|| self.smaller_since.unwrap_or(now));
         for partition in &answer.partitions {
             let Some(slot) = usize::try_from(partition.index).ok().and_then(|at| self.slots.get_mut(at))
             else {
@@ -200,6 +212,24 @@ impl<T> Topic<T> {
             self.metadata_backoff.reset();
             self.metadata_due = now + METADATA_AGE;
         }
+    }
+
+    /// Takes out the partitions that the topic no longer has, once that is certain.
+    pub fn take_gone(&mut self, answer: &TopicMetadata, now: Instant) -> Vec<Slot<T>> {
+        let certain =
+            self.smaller_since.is_some_and(|since| now.saturating_duration_since(since) >= SMALLER_FOR);
+        let count = answer.partitions.len();
+        if !certain || count == 0 || count >= self.slots.len() {
+            return Vec::new();
+        }
+        self.smaller_since = None;
+        warn!(
+            "Kafka topic {} has {count} partitions and had {}: it was made anew, and what waits for the others is \
+             given to these",
+            self.name,
+            self.slots.len()
+        );
+        self.slots.split_off(count)
     }
 
     fn on_missing(&mut self, code: ErrorCode) {

@@ -202,6 +202,72 @@ fn a_broker_that_freezes_with_a_question_does_not_hold_back_the_others() {
 }
 
 #[test]
+fn records_of_partitions_that_a_new_topic_of_the_same_name_does_not_have_are_delivered() {
+    let old: &[(&str, i16, &[i32])] = &[("t", 0, &[0, 0, 0, 0, 0, 0])];
+    let new: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let mut stage = Stage::new();
+    for number in 0..20 {
+        stage.push("t", &format!("k{number}"));
+    }
+    stage.run(Duration::from_secs(5), |_, (_, request), _| Some(ordinary(request, 1, old)));
+    assert_eq!(stage.delivered.len(), 20);
+    for number in 0..60 {
+        stage.push("t", &format!("k{}", number % 20));
+    }
+    let mut written = Vec::new();
+    stage.run(Duration::from_secs(120), |_, (_, request), _| match request {
+        Request::Produce(produce) => {
+            let known = produce.batches.iter().all(|batch| batch.partition == 0);
+            if known {
+                for batch in &produce.batches {
+                    let batch = decode_batches(batch.records.clone()).next().unwrap().unwrap();
+                    written.extend(batch.records().unwrap().into_iter().map(|r| (r.key, r.value)));
+                }
+            }
+            Some(Response::Produce(ProduceResponse {
+                throttle_ms: 0,
+                results: produce
+                    .batches
+                    .iter()
+                    .map(|batch| ProduceResult {
+                        topic: batch.topic.clone(),
+                        partition: batch.partition,
+                        error: if batch.partition == 0 { 0 } else { 3 },
+                        base_offset: -1,
+                        record_errors: Vec::new(),
+                        message: None,
+                    })
+                    .collect(),
+            }))
+        }
+        Request::DescribeProducers(topics) => {
+            let mut answers = Vec::new();
+            for (topic, partitions) in topics {
+                for partition in partitions {
+                    let error = if *partition == 0 { 0 } else { 3 };
+                    answers.push(PartitionProducers {
+                        topic: topic.clone(),
+                        partition: *partition,
+                        error,
+                        producers: Vec::new(),
+                    });
+                }
+            }
+            Some(Response::DescribeProducers(answers))
+        }
+        other => Some(ordinary(other, 1, new)),
+    });
+    assert_eq!(stage.producer.pending(), 0, "records of the lost partitions wait for ever");
+    assert_eq!(stage.delivered.len(), 80);
+    for number in 0..20 {
+        let key = format!("k{number}");
+        let of_key: Vec<_> =
+            written.iter().filter(|(k, _)| k.as_deref() == Some(key.as_bytes())).map(|(_, v)| v).collect();
+        assert!(of_key.is_sorted(), "key {key} is out of order");
+    }
+}
+
+#[test]
 fn a_deleted_topic_is_asked_for_so_that_kafka_may_create_it_again() {
     let there: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
     let gone: &[(&str, i16, &[i32])] = &[("t", 3, &[])];
@@ -223,6 +289,19 @@ fn a_deleted_topic_is_asked_for_so_that_kafka_may_create_it_again() {
         })
     });
     assert_eq!(stage.producer.pending(), 0, "it was never asked for with the right to create it");
+}
+
+#[test]
+fn an_uplink_that_needs_longer_than_the_timeout_for_one_request_makes_progress() {
+    let topics: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let mut stage = Stage::new();
+    stage.push("t", "k");
+    // Every Produce request takes 70 s on the wire, and starts again with a new connection.
+    stage.run(Duration::from_secs(1800), |_, (sent_at, request), now| {
+        let slow = matches!(request, Request::Produce(_));
+        (!slow || now >= *sent_at + Duration::from_secs(70)).then(|| ordinary(request, 1, topics))
+    });
+    assert_eq!(stage.producer.pending(), 0, "nothing was delivered in half an hour");
 }
 
 #[test]
@@ -288,4 +367,82 @@ fn what_never_gets_better_does_not_make_the_producer_spin() {
         assert!(requests < 600, "{what}: {requests} requests in a minute");
         assert!(stage.polls < 6000 + 4 * requests + 600, "{what}: {} polls in a minute", stage.polls);
     }
+}
+
+#[test]
+fn the_answer_of_a_leader_that_was_left_is_not_taken_for_the_answer_of_the_new_one() {
+    // Broker 0 freezes with a question; broker 1 leads; when it is asked in its turn, the answer of broker 0 comes
+    // first, from a time before broker 1 wrote anything.
+    let led_by = |leader: i32| -> Response { metadata(2, &[("t", 0, &[leader])]) };
+    let mut stage = Stage::new();
+    stage.push("t", "k");
+    stage.run(Duration::from_secs(5), |_, (_, request), _| Some(ordinary(request, 2, &[("t", 0, &[0])])));
+    // A failure, and the question about it, which broker 0 does not answer any more.
+    stage.push("t", "k");
+    let mut failed = false;
+    stage.run(Duration::from_secs(1), |_, (_, request), _| match request {
+        Request::Produce(produce) => {
+            failed = true;
+            Some(produced(produce, 19))
+        }
+        Request::DescribeProducers(_) if failed => None,
+        Request::Metadata(_) => Some(led_by(0)),
+        other => Some(ordinary(other, 2, &[])),
+    });
+    let state = |last_sequence| ProducerState { producer_id: 1, producer_epoch: 0, last_sequence };
+    let mut last = 0;
+    let mut fail_next = false;
+    let mut question_open = false;
+    let mut slow = false;
+    let mut identities = Vec::new();
+    for round in 0..2 {
+        if round == 1 {
+            for _ in 0..3 {
+                stage.push("t", "k");
+            }
+            fail_next = true;
+        }
+        stage.run(Duration::from_secs(8), |broker, (_, request), _| match (broker, request) {
+            (0, Request::DescribeProducers(_)) => question_open.then(|| describe(request, 0, &[state(0)])),
+            (0, _) => None,
+            (_, Request::Metadata(_)) => Some(led_by(1)),
+            (_, Request::Produce(produce)) => {
+                let batch = decode_batches(produce.batches[0].records.clone()).next().unwrap().unwrap();
+                identities.push(batch.identity);
+                if fail_next {
+                    fail_next = false;
+                    slow = true;
+                    // Written, and said not to be.
+                    last = batch.identity.base_sequence + 2;
+                    return Some(produced(produce, 7));
+                }
+                last = last.max(batch.identity.base_sequence);
+                Some(produced(produce, 0))
+            }
+            // The new leader takes its time, so that the old one is first.
+            (_, Request::DescribeProducers(_)) if slow => {
+                question_open = true;
+                None
+            }
+            (_, Request::InitProducerId) => Some(producer_id(2)),
+            (_, Request::DescribeProducers(_)) => Some(describe(request, 0, &[state(last)])),
+            (_, other) => Some(ordinary(other, 2, &[])),
+        });
+        (question_open, slow) = (false, false);
+    }
+    stage.run(Duration::from_secs(60), |broker, (_, request), _| match (broker, request) {
+        (0, _) => None,
+        (_, Request::Metadata(_)) => Some(led_by(1)),
+        (_, Request::Produce(produce)) => {
+            let batch = decode_batches(produce.batches[0].records.clone()).next().unwrap().unwrap();
+            identities.push(batch.identity);
+            Some(produced(produce, 0))
+        }
+        (_, Request::DescribeProducers(_)) => Some(describe(request, 0, &[state(last)])),
+        (_, Request::InitProducerId) => Some(producer_id(2)),
+        (_, other) => Some(ordinary(other, 2, &[])),
+    });
+    assert_eq!(stage.producer.pending(), 0);
+    assert!(identities.iter().all(|identity| identity.producer_id == 1), "{identities:?}");
+    assert!(!identities.is_empty());
 }
