@@ -10,7 +10,7 @@ use crate::kafka::protocol::{
     Broker, InitProducerIdResponse, MetadataResponse, PartitionMetadata, PartitionProducers, ProduceRequest,
     ProduceResponse, ProduceResult, ProducerState, Request, Response, TopicMetadata,
 };
-use crate::kafka::record_batch::RecordRef;
+use crate::kafka::record_batch::{RecordRef, decode_batches};
 
 /// A request on its way, and when it was sent.
 type Waiting = (Instant, Request);
