@@ -90,7 +90,7 @@ impl Table {
 
     /// Appends the filters numbered below `below` that can match a topic that `filter` matches, in no order.
     pub(super) fn intersecting(&self, filter: &TopicFilter, below: u32, found: &mut Vec<u32>) {
-        intersect(&self.root, Some(filter.matched()), true, below, found);
+        intersect(&self.root, Some(filter.matched()), At::Root, below, found);
     }
 }
 
@@ -126,10 +126,28 @@ fn split(text: &str) -> (&str, Option<&str>) {
     }
 }
 
-fn intersect(node: &Node, rest: Option<&str>, first: bool, below: u32, found: &mut Vec<u32>) {
+/// Where a search for common topics is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Root,
+    /// Behind a first level that both filters leave only the empty text. A topic cannot end there: the empty text
+    /// is no topic name (MQTT-4.7.3-1).
+    EmptyFirstLevel,
+    Below,
+}
+
+impl At {
+    /// Behind one level more, where the two filters leave it `names`.
+    fn next(self, names: [&str; 2]) -> At {
+        if self == At::Root && names.contains(&"") { At::EmptyFirstLevel } else { At::Below }
+    }
+}
+
+fn intersect(node: &Node, rest: Option<&str>, at: At, below: u32, found: &mut Vec<u32>) {
     if node.lowest >= below {
         return;
     }
+    let first = at == At::Root;
     let dollar = first && rest.is_some_and(|text| text.starts_with('$'));
     let mut take = |number: u32| {
         if number < below {
@@ -137,21 +155,25 @@ fn intersect(node: &Node, rest: Option<&str>, first: bool, below: u32, found: &m
         }
     };
     let Some(rest) = rest else {
-        take(node.end);
-        take(node.hash);
+        if at != At::EmptyFirstLevel {
+            take(node.end);
+            take(node.hash);
+        }
         return;
     };
     let (level, behind) = split(rest);
     if level == "#" {
         // Its parent level, which at the root does not exist, and everything below.
-        take(node.end);
+        if at != At::EmptyFirstLevel {
+            take(node.end);
+        }
         for (name, next) in &node.literals {
             if !(first && name.starts_with('$')) {
-                intersect(next, Some("#"), false, below, found);
+                intersect(next, Some("#"), at.next([name, level]), below, found);
             }
         }
         if let Some(next) = &node.plus {
-            intersect(next, Some("#"), false, below, found);
+            intersect(next, Some("#"), at.next(["+", level]), below, found);
         }
         if node.hash < below {
             found.push(node.hash);
@@ -165,16 +187,16 @@ fn intersect(node: &Node, rest: Option<&str>, first: bool, below: u32, found: &m
     if level == "+" {
         for (name, next) in &node.literals {
             if !(first && name.starts_with('$')) {
-                intersect(next, behind, false, below, found);
+                intersect(next, behind, at.next([name, level]), below, found);
             }
         }
     } else if let Some(next) = node.literals.get(level) {
-        intersect(next, behind, false, below, found);
+        intersect(next, behind, at.next([level, level]), below, found);
     }
     if let Some(next) = &node.plus
         && !dollar
     {
-        intersect(next, behind, false, below, found);
+        intersect(next, behind, at.next(["+", level]), below, found);
     }
 }
 

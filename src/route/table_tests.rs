@@ -99,3 +99,13 @@ proptest! {
         prop_assert_eq!(found, turned);
     }
 }
+
+#[test]
+fn filters_that_share_only_the_empty_text_do_not_overlap() {
+    // Found by the property above: the empty text is no topic name, so no message can go both ways.
+    let filter = |text: &str| TopicFilter::parse(text).unwrap();
+    for (one, two) in [("/#", "+"), ("+", "/#"), ("/#", "/#"), ("+/#", "/#")] {
+        let found = sorted(&table(&[filter(one)]), &filter(two), 1);
+        assert_eq!(found.is_empty(), one == "+" || two == "+", "{one} {two}");
+    }
+}
