@@ -57,6 +57,12 @@ impl ErrorCode {
         self.entry().map_or(Class::Retriable, |(_, _, class)| *class)
     }
 
+    /// The broker refuses the time of a record (INVALID_TIMESTAMP), which may be the fault of our clock: without a
+    /// time it is taken.
+    pub fn refuses_time(self) -> bool {
+        self.0 == 32
+    }
+
     fn entry(self) -> Option<&'static (i16, &'static str, Class)> {
         // The table has no gaps and begins at -1 (tested below).
         usize::try_from(i32::from(self.0) + 1).ok().and_then(|index| CODES.get(index))

@@ -138,6 +138,15 @@ impl Publish {
     /// # Errors
     /// Another thread is gone without an order to stop, or an invariant between threads is broken: in words.
     pub fn run(mut self) -> Result<(), String> {
+        let result = self.work();
+        if result.is_err() {
+            // A token that is dropped panics, and the reason would be lost behind that.
+            self.abandon();
+        }
+        result
+    }
+
+    fn work(&mut self) -> Result<(), String> {
         let rules = self.router.rules();
         let constant = rules.all().iter().filter_map(|rule| rule.target.constant());
         for topic in constant.chain(rules.default_topic()).chain(&self.dead_letter_topic) {
@@ -441,3 +450,7 @@ impl Publish {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "publish_tests.rs"]
+mod tests;

@@ -8,8 +8,9 @@
 use std::time::Instant;
 
 use crate::kafka::compression::Compression;
+use crate::kafka::error::ErrorCode;
 use crate::kafka::record_batch::{
-    BatchBuilder, Identity, Record, RecordRef, SealedBatch, next_sequence, with_record_ref,
+    BatchBuilder, Identity, NO_TIMESTAMP, Record, RecordRef, SealedBatch, next_sequence, with_record_ref,
 };
 
 /// A sealed batch.
@@ -59,7 +60,8 @@ impl<T> Batch<T> {
     }
 
     /// Takes a refused batch apart: named culprits are given up, an only record is the culprit, anything else is
-    /// halved, so that the culprit is found in a logarithmic number of sendings while the order is kept.
+    /// halved, so that the culprit is found in a logarithmic number of sendings while the order is kept. Records
+    /// whose time alone is refused lose that and nothing else.
     ///
     /// # Errors
     /// The batch cannot be read back (it was encoded in this process, so its memory is damaged): the batch.
@@ -67,6 +69,15 @@ impl<T> Batch<T> {
         let Ok(records) = self.records.records() else { return Err(Box::new(self)) };
         if records.len() != self.tags.len() {
             return Err(Box::new(self));
+        }
+        let refuses_time = ErrorCode(refusal.code).refuses_time();
+        if refuses_time && records.iter().any(|record| record.timestamp_ms != NO_TIMESTAMP) {
+            let mut open = OpenBatch::default();
+            for (mut record, tag) in records.into_iter().zip(self.tags) {
+                record.timestamp_ms = NO_TIMESTAMP;
+                open.append_owned(&record, tag);
+            }
+            return Ok(Pieces { batches: vec![open.seal(compression)], culprits: Vec::new() });
         }
         let only = records.len() == 1;
         let half = records.len().div_ceil(2);

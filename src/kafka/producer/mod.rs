@@ -35,7 +35,7 @@ use super::compression::Compression;
 use super::error::ErrorCode;
 use super::partitioner::{Sticky, partition_for_key};
 use super::protocol::{Request, Response, TopicName};
-use super::record_batch::{Record, RecordRef};
+use super::record_batch::{NO_TIMESTAMP, Record, RecordRef};
 
 /// With a request in flight, this much gathered for its broker goes out without waiting for the answer.
 pub const GATHER_BYTES: usize = 64 * 1024;
@@ -289,8 +289,12 @@ impl<T> Producer<T> {
             None => topic.sticky.partition(&topic.available, self.rng.u32(..)).unwrap_or(0),
         };
         let partition = usize::try_from(chosen).unwrap_or(0);
+        let mut record = *record;
+        if topic.is_timeless(now) {
+            record.timestamp_ms = NO_TIMESTAMP;
+        }
         let Some(slot) = topic.slots.get_mut(partition) else { return };
-        slot.partition.append(record, tag, now, self.options.batch_bytes, self.options.compression);
+        slot.partition.append(&record, tag, now, self.options.batch_bytes, self.options.compression);
         if !slot.listed {
             slot.listed = true;
             self.listed.push_back(PartitionAt { topic: index, partition });

@@ -118,7 +118,7 @@ impl<T> Producer<T> {
                     return true;
                 }
                 Step::TakeApart => {
-                    self.take_apart(at, &name);
+                    self.take_apart(at, &name, now);
                 }
                 Step::Send => {
                     let room = *room;
@@ -155,14 +155,15 @@ impl<T> Producer<T> {
         load.produce.push((at, ProduceBatch { topic: topic.name.clone(), partition, records }));
     }
 
-    fn take_apart(&mut self, at: PartitionAt, name: &TopicName) {
+    fn take_apart(&mut self, at: PartitionAt, name: &TopicName, now: Instant) {
         let compression = self.options.compression;
-        let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition))
-        else {
-            return;
-        };
+        let Some(topic) = self.topics.get_mut(at.topic) else { return };
+        let Some(slot) = topic.slots.get_mut(at.partition) else { return };
         let Some((refusal, culprits)) = slot.partition.take_apart(compression) else { return };
         let code = crate::kafka::error::ErrorCode(refusal.code);
+        if code.refuses_time() {
+            topic.on_time_refused(now);
+        }
         for culprit in culprits {
             let reason = culprit.reason.unwrap_or_else(|| code.to_string());
             self.refuse(name, culprit.record, culprit.tag, code, reason);

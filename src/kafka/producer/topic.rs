@@ -17,6 +17,8 @@ const METADATA_AGE: Duration = Duration::from_secs(300);
 /// Backoff while a topic or its leader is missing.
 const METADATA_FIRST: Duration = Duration::from_millis(100);
 const METADATA_MAX: Duration = Duration::from_secs(2);
+/// After a refused time, records go without one for this long: the clock will not be right with the next batch.
+const TIMELESS_FOR: Duration = Duration::from_secs(60);
 /// A topic that Kafka refuses waits for an operator.
 const REFUSED_RETRY: Duration = Duration::from_secs(5);
 /// A topic is never made smaller, so one with fewer partitions than before is another one of the same name, or the
@@ -77,6 +79,8 @@ pub(super) struct Topic<T> {
     metadata_backoff: Backoff,
     missing_answers: u32,
     refused: Option<ErrorCode>,
+    /// Until then its records are sent without a time, because Kafka has refused that.
+    timeless_until: Option<Instant>,
     /// Since when it has been said to have fewer partitions than it had.
     smaller_since: Option<Instant>,
 }
@@ -97,6 +101,7 @@ impl<T> Topic<T> {
             missing_answers: 0,
             refused: None,
             smaller_since: None,
+            timeless_until: None,
         }
     }
 
@@ -161,6 +166,23 @@ impl<T> Topic<T> {
             error!("Kafka refuses topic {}: {code}; its records wait until that is mended", self.name);
             self.refused = Some(code);
         }
+    }
+
+    /// Kafka refuses the times of this topic's records: most likely our clock is wrong. Told once.
+    pub fn on_time_refused(&mut self, now: Instant) {
+        if self.timeless_until.is_none() {
+            error!(
+                "Kafka refuses the time of records for topic {} (message.timestamp.*.max.ms): they are written without \
+                 one; look at this machine's clock",
+                self.name
+            );
+        }
+        self.timeless_until = Some(now + TIMELESS_FOR);
+    }
+
+    /// True while records are to be sent without a time.
+    pub fn is_timeless(&self, now: Instant) -> bool {
+        self.timeless_until.is_some_and(|until| now < until)
     }
 
     /// Kafka takes the topic.

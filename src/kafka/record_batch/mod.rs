@@ -47,6 +47,9 @@ mod at {
     pub const COUNT: usize = 57;
 }
 
+/// The time of a record that has none; brokers take it whatever times they refuse.
+pub const NO_TIMESTAMP: i64 = -1;
+
 /// The magic byte of format v2.
 const MAGIC: u8 = 2;
 /// Bytes that the length field does not count: itself and the base offset.

@@ -446,3 +446,39 @@ fn the_answer_of_a_leader_that_was_left_is_not_taken_for_the_answer_of_the_new_o
     assert!(identities.iter().all(|identity| identity.producer_id == 1), "{identities:?}");
     assert!(!identities.is_empty());
 }
+
+#[test]
+fn records_whose_time_kafka_refuses_are_written_without_one_in_order() {
+    let topics: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let mut stage = Stage::new();
+    let mut written = Vec::new();
+    let mut refusals = 0;
+    let mut id = 0;
+    for round in 1..=10 {
+        for _ in 0..5 {
+            stage.push("t", "k");
+        }
+        stage.run(Duration::from_secs(5), |_, (_, request), _| match request {
+            Request::Produce(produce) => {
+                let batch = decode_batches(produce.batches[0].records.clone()).next().unwrap().unwrap();
+                let records = batch.records().unwrap();
+                if records.iter().any(|record| record.timestamp_ms >= 0) {
+                    refusals += 1;
+                    return Some(produced(produce, 32));
+                }
+                written.extend(records.into_iter().map(|record| record.value.unwrap()));
+                Some(produced(produce, 0))
+            }
+            Request::InitProducerId => {
+                id += 1;
+                Some(producer_id(id))
+            }
+            other => Some(ordinary(other, 1, topics)),
+        });
+        stage.run(Duration::from_millis(100), |_, (_, request), _| Some(ordinary(request, 1, topics)));
+        assert_eq!((stage.delivered.len(), stage.refused.len()), (round * 5, 0));
+    }
+    let expected: Vec<_> = (0..50_u64).map(|value| value.to_be_bytes().to_vec()).collect();
+    assert_eq!(written, expected);
+    assert_eq!(refusals, 1, "the next records do not ask for it");
+}
