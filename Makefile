@@ -19,7 +19,8 @@ demo: demo-setup ## real Mosquitto, Kafka, tidegate and both clients, with a fre
 	target/release/examples/demo
 
 test: test-setup check ## everything: checks, unit tests, scripted brokers, real brokers
-	cargo test --locked --no-fail-fast
+	# The tests wait more than they work, and those with real brokers take turns: eight at once on any machine.
+	cargo test --locked --no-fail-fast -- --test-threads=8
 
 acceptance: test-setup ## the real-broker tests at full size (about 30 minutes); prints a table
 	rm -f target/acceptance.md

@@ -364,7 +364,10 @@ impl State {
             && refusal.needs_operator()
             && self.told_refusal.replace(*refusal) != Some(*refusal)
         {
-            error!("MQTT broker {}: {refusal}; trying again", self.ingest.endpoint);
+            error!(
+                "MQTT broker {}: {refusal}; check MQTT_CLIENT_ID, MQTT_USER_NAME and MQTT_USER_PASSWORD; trying again",
+                self.ingest.endpoint
+            );
         }
         if !std::mem::take(&mut self.accepted) {
             self.failed(&reason);

@@ -75,12 +75,10 @@ pub enum PipelineError {
         reason: String,
     },
     /// Threads did not stop in time; what they held stays unacknowledged.
-    #[error("not stopped within {timeout_ms} ms: {threads}")]
+    #[error("these threads did not stop in time: {threads}; what they held stays unacknowledged")]
     Late {
         /// Names.
         threads: String,
-        /// SHUTDOWN_TIMEOUT_SEC and some.
-        timeout_ms: u128,
     },
 }
 

@@ -162,10 +162,7 @@ impl Supervisor {
             return Ok(());
         }
         let threads: Vec<&str> = self.running.iter().map(|thread| thread.name()).collect();
-        Err(PipelineError::Late {
-            threads: threads.join(", "),
-            timeout_ms: (self.timeout + GRACE).as_millis(),
-        })
+        Err(PipelineError::Late { threads: threads.join(", ") })
     }
 }
 
