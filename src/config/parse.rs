@@ -167,8 +167,9 @@ impl Reader<'_> {
         self.choice("MQTT_VERSION", &[("3.1.1", ())], &[("5", newer), ("5.0", newer)]);
         let keep_alive = self.seconds("MQTT_KEEP_ALIVE_SEC", 1, 65_535);
         let receive_maximum = self.number("MQTT_RECEIVE_MAXIMUM", 1, 65_535) as u16;
-        // The specification's largest remaining length (section 2.2.3) and the five bytes before it.
-        let max_packet_bytes = self.number("MQTT_MAX_PACKET_BYTES", 1024, 268_435_460) as u32;
+        // MQTT allows 256 MiB (section 2.2.3), but a record must fit into a Kafka request (socket.request.max.bytes,
+        // 100 MiB), and twice into the memory of a small board.
+        let max_packet_bytes = self.number("MQTT_MAX_PACKET_BYTES", 1024, 67_108_864) as u32;
         Some(Mqtt {
             broker: broker?,
             client_id: client_id?,

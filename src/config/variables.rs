@@ -180,7 +180,7 @@ pub const VARIABLES: &[Variable] = &[
         Mqtt,
         "MQTT_MAX_PACKET_BYTES",
         Value("8388608"),
-        "Largest packet, bytes (1024 to 268435460). A larger one is read past without being kept, recorded as \
+        "Largest packet, bytes (1024 to 67108864). A larger one is read past without being kept, recorded as \
          undeliverable, acknowledged and counted.",
     ),
     later(

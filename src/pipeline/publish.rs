@@ -34,6 +34,8 @@ use crate::route::{Decision, Router};
 const TURN_MAX: usize = 64;
 /// With nothing to do, the thread looks around this often.
 const IDLE_WAIT: Duration = Duration::from_secs(60);
+/// How long ingest may take to let go of its end of the channel when everything stops at once.
+const LAST_BATCH_WAIT: Duration = Duration::from_millis(100);
 /// Answers that may wait for this thread. A reader that finds this full waits, and Kafka with it.
 const EVENTS_CAPACITY: usize = 256;
 
@@ -437,7 +439,9 @@ impl Publish {
             refused.tag.token.abandon();
             left += 1;
         }
-        while let Ok(messages) = self.channels.inbox.try_recv() {
+        // Ingest lets go of its end when it is told to stop reading, which is before this or at the same moment; a
+        // batch that it hands over meanwhile must not be dropped with its tokens.
+        while let Ok(messages) = self.channels.inbox.recv_timeout(LAST_BATCH_WAIT) {
             left += messages.len();
             messages.into_iter().for_each(|message| message.token.abandon());
         }

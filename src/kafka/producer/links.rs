@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use log::warn;
+use log::{info, warn};
 
 use super::batch::Refusal;
 use super::cluster::{Asked, SUSPICIOUS_AFTER, Sent};
 use super::partition::{Answer, ProducerId, Setback};
 use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
-use super::{Action, Identity, Producer};
+use super::{Action, Identity, Producer, RIGHTS_RETRY};
 use crate::kafka::error::{Class, ErrorCode};
 use crate::kafka::protocol::{
     MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response, TopicMetadata,
@@ -76,7 +76,7 @@ impl<T> Producer<T> {
             Identity::WantedFrom(from) if now < from => return self.wake_by(from),
             Identity::Asked(ticket) if !self.cluster.is_stuck(ticket, now) => return,
             Identity::WantedFrom(_) | Identity::Asked(_) => {}
-            Identity::Known(_) | Identity::Denied => return,
+            Identity::Known(_) => return,
         }
         if let Some(link) = self.cluster.any_healthy(now) {
             let ticket = self.send(link, Request::InitProducerId, Asked::ProducerId, now);
@@ -282,12 +282,15 @@ impl<T> Producer<T> {
     fn on_producer_id(&mut self, code: ErrorCode, id: ProducerId, now: Instant) {
         match code.class() {
             Class::None => {
+                if std::mem::take(&mut self.idempotence_denied) {
+                    info!("Kafka grants an idempotent producer now");
+                }
                 self.newest = Some(id);
                 self.identity = Identity::Known(id);
                 self.wake_at = Some(now);
             }
             Class::ClientRefused | Class::TopicRefused => {
-                self.deny_identity(code);
+                self.deny_idempotence(code, now);
                 self.wake_at = Some(now);
             }
             _ => self.identity = Identity::WantedFrom(now + PRODUCER_ID_RETRY),
@@ -361,6 +364,9 @@ impl<T> Producer<T> {
             let code = answer.map(|answer| ErrorCode(answer.error));
             match code.map(ErrorCode::class) {
                 Some(Class::None) => {
+                    if topic.ask_right == AskRight::Denied {
+                        info!("READ on Kafka topic {} is granted now", topic.name);
+                    }
                     topic.ask_right = AskRight::Granted;
                     self.on_known_producers(*at, answer);
                 }
@@ -374,6 +380,7 @@ impl<T> Producer<T> {
                         );
                     }
                     topic.ask_right = AskRight::Denied;
+                    topic.ask_again_at = now + RIGHTS_RETRY;
                     self.producers_unknown(*at, now);
                 }
                 _ => {

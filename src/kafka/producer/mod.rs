@@ -41,6 +41,8 @@ use super::record_batch::{NO_TIMESTAMP, Record, RecordRef};
 pub const GATHER_BYTES: usize = 64 * 1024;
 /// With a request in flight, a record waits at most this long for company: on a slow link the answer is far away.
 pub const GATHER_MAX: Duration = Duration::from_millis(2);
+/// A right that was refused is tried again after this long.
+const RIGHTS_RETRY: Duration = Duration::from_secs(300);
 /// Most topics: a capture in a topic template could otherwise make any number of them.
 pub const TOPICS_MAX: usize = 10_000;
 
@@ -152,8 +154,6 @@ enum Identity {
     /// Asked under this ticket.
     Asked(u64),
     Known(ProducerId),
-    /// The broker refuses idempotent producers to this user.
-    Denied,
 }
 
 /// See the module head. `T` is whatever the owner wants back for each record.
@@ -165,6 +165,8 @@ pub struct Producer<T> {
     /// Partitions that may have something to send, in order of becoming so.
     listed: VecDeque<PartitionAt>,
     identity: Identity,
+    /// The broker refuses idempotent producers to this user.
+    idempotence_denied: bool,
     newest: Option<ProducerId>,
     /// The ticket of the question that is open.
     metadata_asked: Option<u64>,
@@ -194,6 +196,7 @@ impl<T> Producer<T> {
             by_name: HashMap::new(),
             listed: VecDeque::new(),
             identity: Identity::WantedFrom(now),
+            idempotence_denied: false,
             newest: None,
             metadata_asked: None,
             metadata_at: now,
@@ -361,13 +364,16 @@ impl<T> Producer<T> {
         self.wake_at = Some(self.wake_at.map_or(at, |known| known.min(at)));
     }
 
-    fn deny_identity(&mut self, code: ErrorCode) {
-        warn!(
-            "Kafka refuses an idempotent producer ({code}): records are sent one batch at a time, and a batch \
-             whose answer is lost may be written twice; grant WRITE on the topics (Kafka 2.8 and later) or \
-             IDEMPOTENT_WRITE on the cluster"
-        );
-        self.identity = Identity::Denied;
+    /// Told once; asked again from time to time, since rights can be granted.
+    fn deny_idempotence(&mut self, code: ErrorCode, now: Instant) {
+        if !std::mem::replace(&mut self.idempotence_denied, true) {
+            warn!(
+                "Kafka refuses an idempotent producer ({code}): records are sent one batch at a time, and a batch \
+                 whose answer is lost may be written twice; grant WRITE on the topics (Kafka 2.8 and later) or \
+                 IDEMPOTENT_WRITE on the cluster"
+            );
+        }
+        self.identity = Identity::WantedFrom(now + RIGHTS_RETRY);
     }
 
     fn refuse(&mut self, topic: &TopicName, record: Record, tag: T, code: ErrorCode, reason: String) {

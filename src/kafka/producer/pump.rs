@@ -88,7 +88,7 @@ impl<T> Producer<T> {
                 return false;
             }
             let Some(room) = partition.leader.and_then(|leader| rooms.get(&leader)) else { return true };
-            let idempotent = self.identity != Identity::Denied;
+            let idempotent = !self.idempotence_denied;
             let view = View {
                 now,
                 producer: self.newest,
@@ -122,7 +122,7 @@ impl<T> Producer<T> {
                 }
                 Step::Send => {
                     let room = *room;
-                    self.load_batch(at, room, loads.entry(room.link).or_default());
+                    self.load_batch(at, room, loads.entry(room.link).or_default(), now);
                     // One batch of a partition in a request; the next goes with the next request.
                     return true;
                 }
@@ -131,7 +131,7 @@ impl<T> Producer<T> {
     }
 
     /// Puts the partition's next batch into the request, if there is room for it.
-    fn load_batch(&mut self, at: PartitionAt, room: Room, load: &mut Load) {
+    fn load_batch(&mut self, at: PartitionAt, room: Room, load: &mut Load, now: Instant) {
         if !room.may_produce || load.bytes >= REQUEST_BYTES_MAX {
             return;
         }
@@ -142,10 +142,8 @@ impl<T> Producer<T> {
             self.next_ticket += 1;
         }
         let Some(records) = slot.partition.send(load.ticket) else { return };
-        let idempotent = self.identity != Identity::Denied;
-        if topic.ask_right == AskRight::Untried && room.can_ask && idempotent {
-            // Learnt once, beside the first batch, so that the window can open.
-            topic.ask_right = AskRight::Trying;
+        let idempotent = !self.idempotence_denied;
+        if room.can_ask && idempotent && topic.wants_to_ask(now) {
             load.ask.push(at);
         }
         // Records without a key change partition with every batch (KIP-480).

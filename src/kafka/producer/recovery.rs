@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::batch::{Batch, Culprit, Refusal};
 use super::partition::{Notice, Partition, Step, View};
 use crate::kafka::compression::Compression;
-use crate::kafka::record_batch::next_sequence;
+use crate::kafka::record_batch::{Identity, next_sequence};
 
 /// A partition that has had a setback and has not gone on yet.
 pub(super) struct Recovery {
@@ -76,6 +76,7 @@ impl<T> Partition<T> {
     pub(super) fn take_apart(&mut self, codec: Compression) -> Option<(Refusal, Vec<Culprit<T>>)> {
         let mut batch = self.pop_queue()?;
         let refusal = batch.refusal.take()?;
+        let identity = batch.identity.filter(|_| !batch.uncertain);
         let culprits = match batch.take_apart(&refusal, codec) {
             Ok(pieces) => {
                 for piece in pieces.batches.into_iter().rev() {
@@ -89,7 +90,10 @@ impl<T> Partition<T> {
                 Vec::new()
             }
         };
-        self.retire();
+        match identity {
+            Some(identity) if self.queue.iter().all(|batch| !batch.uncertain) => self.rewind(identity),
+            _ => self.retire(),
+        }
         Some((refusal, culprits))
     }
 
@@ -111,6 +115,18 @@ impl<T> Partition<T> {
         }
         self.recovery = None;
         None
+    }
+
+    /// Takes the sequences of a refused batch and of what followed it back. The broker refuses a batch for what it
+    /// holds before it looks at its sequence, and what follows with 45, so none of these was written; and no attempt
+    /// is unanswered that could still be. A new identity for each refusal would fill the broker's memory.
+    fn rewind(&mut self, refused: Identity) {
+        self.next_sequence = refused.base_sequence;
+        self.covered = 0;
+        self.gaps = 0;
+        for batch in &mut self.queue {
+            batch.identity = None;
+        }
     }
 
     /// Gives the identity up: nothing that is queued was written under it.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, info, warn};
 
+use super::RIGHTS_RETRY;
 use super::partition::Partition;
 use crate::backoff::Backoff;
 use crate::kafka::error::{Class, ErrorCode};
@@ -72,6 +73,8 @@ pub(super) struct Topic<T> {
     /// Partitions that have a leader.
     pub available: Vec<i32>,
     pub ask_right: AskRight,
+    /// When a refused right is tried again.
+    pub ask_again_at: Instant,
     /// A record is there, so a missing topic may be created.
     create: bool,
     pub metadata_due: Instant,
@@ -94,6 +97,7 @@ impl<T> Topic<T> {
             sticky,
             available: Vec::new(),
             ask_right: AskRight::Untried,
+            ask_again_at: now,
             create: false,
             metadata_due: now,
             metadata_asked: false,
@@ -124,6 +128,17 @@ impl<T> Topic<T> {
     /// or what waits for it would wait for ever.
     pub fn may_create(&self) -> bool {
         self.create && (self.slots.is_empty() || self.missing_answers > 0)
+    }
+
+    /// True if the right to ask is to be learnt, beside the batch that is about to be sent: once, so that the window
+    /// can open, and again from time to time while it is refused.
+    pub fn wants_to_ask(&mut self, now: Instant) -> bool {
+        match self.ask_right {
+            AskRight::Untried => self.ask_right = AskRight::Trying,
+            AskRight::Denied if now >= self.ask_again_at => self.ask_again_at = now + RIGHTS_RETRY,
+            _ => return false,
+        }
+        true
     }
 
     /// Asks for metadata again soon: a leader was wrong or is gone.
