@@ -32,10 +32,10 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A value fit to be shown: one line, not too long, and without what may be a password in a broker address.
+/// A value fit to be shown: one line, not too long, and without what may be a password in an address.
 pub(super) fn shown(variable: &str, value: &str) -> String {
     let safe = match variable {
-        "MQTT_BROKER_URL" | "KAFKA_BROKER" => without_userinfo(value),
+        "MQTT_BROKER_URL" | "KAFKA_BROKER" | "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI" => without_userinfo(value),
         _ => value.to_owned(),
     };
     let mut text: String = safe.chars().take(MAX_SHOWN).flat_map(char::escape_debug).collect();
@@ -91,6 +91,7 @@ mod tests {
         ] {
             assert_eq!(shown("MQTT_BROKER_URL", url), safe);
             assert_eq!(shown("KAFKA_BROKER", url), safe);
+            assert_eq!(shown("SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI", url), safe);
         }
         assert_eq!(shown("KAFKA_KEY", "a@b"), "a@b");
     }
