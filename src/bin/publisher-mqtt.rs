@@ -23,6 +23,7 @@ use rumqttc::{Client, Connection, Event, MqttOptions, Outgoing, Packet, QoS};
 use tidegate::backoff::Backoff;
 use tidegate::clients::pace::Pace;
 use tidegate::clients::payload::Payload;
+use tidegate::config::HostPort;
 use tidegate::{clock, thread};
 
 /// Unacknowledged messages on the wire: enough that a loopback broker, not the round trip, is the limit.
@@ -38,9 +39,10 @@ const DRAIN_AFTER_SIGNAL: Duration = Duration::from_secs(5);
 #[derive(Debug, Parser)]
 #[command(name = "publisher-mqtt", version)]
 struct Settings {
-    /// Host of the broker, bare or as mqtt://host
-    #[arg(long, env = "MQTT_BROKER_URL", value_parser = parse_host)]
-    mqtt_broker_url: String,
+    /// Broker: HOST, HOST:PORT or mqtt://HOST:PORT
+    #[arg(long, env = "MQTT_BROKER_URL", value_parser = parse_broker)]
+    mqtt_broker_url: (String, Option<u16>),
+    /// Port, if the URL has none
     #[arg(long, env = "MQTT_BROKER_PORT", default_value_t = 1883)]
     mqtt_broker_port: u16,
     #[arg(long, env = "MQTT_CLIENT_ID", default_value = "publisher-mqtt")]
@@ -72,12 +74,10 @@ struct Settings {
     run_id: Option<String>,
 }
 
-fn parse_host(text: &str) -> Result<String, String> {
-    let host = text.strip_prefix("mqtt://").or(text.strip_prefix("tcp://")).unwrap_or(text);
-    if host.is_empty() || host.contains('/') {
-        return Err("expected a host, or mqtt://host (the port is MQTT_BROKER_PORT)".into());
-    }
-    Ok(host.to_owned())
+fn parse_broker(text: &str) -> Result<(String, Option<u16>), String> {
+    // As the gateway reads MQTT_BROKER_URL. No port is 0.
+    let broker = HostPort::parse_mqtt_url(text.trim(), 0)?;
+    Ok((broker.host, (broker.port != 0).then_some(broker.port)))
 }
 
 fn parse_topic(text: &str) -> Result<String, String> {
@@ -187,8 +187,9 @@ impl Publisher {
 
     fn connect(&mut self) -> Result<(), String> {
         let settings = &self.settings;
+        let (host, port) = &settings.mqtt_broker_url;
         let mut options =
-            MqttOptions::new(&settings.mqtt_client_id, &settings.mqtt_broker_url, settings.mqtt_broker_port);
+            MqttOptions::new(&settings.mqtt_client_id, host, port.unwrap_or(settings.mqtt_broker_port));
         let inflight = if self.qos() == QoS::ExactlyOnce { INFLIGHT_QOS_2 } else { INFLIGHT };
         options.set_keep_alive(Duration::from_secs(30)).set_inflight(inflight);
         // What is unacknowledged is repeated by this program, so the broker needs to keep nothing for it.

@@ -102,7 +102,8 @@ pub struct Summary {
 impl Summary {
     /// Nothing lost, repeated, out of order or moved.
     pub fn is_clean(&self) -> bool {
-        (self.lost, self.duplicates, self.out_of_order, self.moved) == (0, 0, 0, 0)
+        // Where nothing was received nothing was verified.
+        self.received > 0 && (self.lost, self.duplicates, self.out_of_order, self.moved) == (0, 0, 0, 0)
     }
 }
 
@@ -234,6 +235,11 @@ mod tests {
         let summary = books(&[(1, 1), (1, 2), (1, 3)]).summary(Some(3));
         assert!(summary.is_clean(), "{summary}");
         assert_eq!((summary.received, summary.devices), (3, 1));
+    }
+
+    #[test]
+    fn nothing_received_is_not_clean() {
+        assert!(!books(&[]).summary(None).is_clean());
     }
 
     #[test]

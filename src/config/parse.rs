@@ -19,6 +19,10 @@ use crate::secret::Secret;
 /// The port of Kafka when the bootstrap list names none.
 const KAFKA_PORT: u16 = 9092;
 
+/// What the seed reads only when SASL_SSL is true.
+const OF_THE_SEED_WITH_SASL_SSL: [&str; 3] =
+    ["SASL_OAUTHBEARER_CLIENT_ID", "SASL_OAUTHBEARER_CLIENT_SECRET", "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI"];
+
 /// Reads the variables and gathers what is wrong with them.
 struct Reader<'a> {
     variables: &'a Variables,
@@ -110,10 +114,16 @@ impl Reader<'_> {
     }
 
     fn refuse_what_is_not_there_yet(&mut self) {
+        // The seed's own .env names a token endpoint beside SASL_SSL=false, where the seed does not look at it either.
+        let is_off = self.raw("SASL_SSL").is_some_and(|text| text.trim().eq_ignore_ascii_case("false"));
         for variable in VARIABLES {
             if let Since::NotYet(why) = variable.since
                 && self.raw(variable.name).is_some()
             {
+                if is_off && OF_THE_SEED_WITH_SASL_SSL.contains(&variable.name) {
+                    self.warnings.push(format!("{} has no effect: SASL_SSL is false", variable.name));
+                    continue;
+                }
                 self.problem(variable.name, format!("it is not supported yet ({why}): leave it out"));
             }
         }

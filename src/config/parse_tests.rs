@@ -55,6 +55,21 @@ fn kafka_topic(router: &mut Router, topic: &str) -> Option<String> {
 }
 
 #[test]
+fn the_env_file_of_the_seed_names_a_token_endpoint_that_sasl_ssl_false_leaves_unused() {
+    let endpoint = [
+        ("SASL_OAUTHBEARER_CLIENT_ID", "dev"),
+        ("SASL_OAUTHBEARER_CLIENT_SECRET", "hunter2"),
+        ("SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI", "https://keycloak.example/token"),
+    ];
+    let config = Config::from_variables(&variables(SEED, &endpoint)).unwrap();
+    assert_eq!(config.warnings.len(), 3, "{:?}", config.warnings);
+    assert!(!config.warnings.concat().contains("hunter2"));
+    // Without the word false nobody has said that authentication is not wanted.
+    assert_eq!(with(&endpoint).map(|_| ()).unwrap_err().0.len(), 3);
+    assert!(problem(&[("SASL_SSL", "false"), ("SASL_USERNAME", "u")]).contains("not supported yet"));
+}
+
+#[test]
 fn the_example_environment_of_the_seed_is_valid_unchanged() {
     let config = Config::from_variables(&variables(SEED, &[])).unwrap();
     assert_eq!(config.run.mode, RunMode::Production);

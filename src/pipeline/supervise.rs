@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: a stop takes no longer than SHUTDOWN_TIMEOUT_SEC and [`GRACE`]; a thread that is late is named; a
-//! second signal shortens the deadline to now.
+//! second signal, unless it comes with the first, shortens the deadline to now.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -26,6 +26,9 @@ use crate::thread::{self, Ending};
 /// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT: longer than it takes
 /// for that at most (`ingest::GOODBYE_TIMEOUT`), so that a broker that does not close is not taken for a late thread.
 const GRACE: Duration = Duration::from_secs(2);
+/// A signal so soon after the first is the same wish told twice: `timeout`, and a terminal with a wrapper between, signal
+/// the process and its group.
+const SAME_WISH: Duration = Duration::from_millis(500);
 /// Two threads that end and a few signals.
 const EVENTS_CAPACITY: usize = 16;
 
@@ -59,6 +62,7 @@ pub struct Supervisor {
     events_to_give: Sender<Event>,
     running: Vec<Thread>,
     timeout: Duration,
+    stopping_since: Option<Instant>,
     failure: Option<PipelineError>,
 }
 
@@ -80,7 +84,14 @@ impl Supervisor {
         };
         // The listener lives as long as the process: nobody waits for it.
         thread::spawn("signals", listen, |_| {})?;
-        Ok(Supervisor { events, events_to_give, running: Vec::new(), timeout, failure: None })
+        Ok(Supervisor {
+            events,
+            events_to_give,
+            running: Vec::new(),
+            timeout,
+            stopping_since: None,
+            failure: None,
+        })
     }
 
     /// Starts a thread that is watched.
@@ -115,7 +126,9 @@ impl Supervisor {
             Ok(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
             Err(_) => return Ok(()), // Never: this thread holds a sender.
         }
-        let stop_by = clock::now() + self.timeout;
+        let stopping_since = clock::now();
+        self.stopping_since = Some(stopping_since);
+        let stop_by = stopping_since + self.timeout;
         // An order that finds no reader is for a thread that has ended already.
         let _ = ingest.try_send(IngestControl::StopReading);
         ingest_waker.wake();
@@ -131,6 +144,7 @@ impl Supervisor {
     fn wait_for(&mut self, which: Thread, until: Instant, publish: &Sender<PublishControl>) {
         while self.running.contains(&which) {
             match self.events.recv_deadline(until) {
+                Ok(Event::Signal(_)) if self.stopping_since.is_some_and(|at| at.elapsed() < SAME_WISH) => {}
                 Ok(Event::Signal(signal)) => {
                     warn!("{} again: stopping now", signal_name(signal));
                     let _ = publish.try_send(PublishControl::StopBy(clock::now()));

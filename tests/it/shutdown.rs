@@ -100,6 +100,30 @@ fn a_second_signal_does_not_wait_for_kafka() {
 }
 
 #[test]
+fn a_signal_told_twice_at_once_still_waits_for_kafka() {
+    let (mqtt, kafka) = brokers();
+    let gate = Gate::default();
+    kafka.next(Api::Produce, 1, Act::HoldBefore(gate.clone()));
+    let mut gateway = Setup::new(&mqtt, &kafka).wildcards("a/#:t").set("SHUTDOWN_TIMEOUT_SEC", "60").start();
+    let link = mqtt.session();
+    link.publish("a/b", "x", 1);
+    kafka.wait_for_seen(1);
+    // Two signals of different number: of the same, the kernel may make one.
+    gateway.signal(Signal::TERM);
+    gateway.signal(Signal::INT);
+    wait::holds(
+        wait::WATCH,
+        "it waits for Kafka",
+        || {
+            if gateway.is_running() { Ok(()) } else { Err("ended") }
+        },
+    );
+    gate.open();
+    assert_eq!(gateway.wait_for_exit(MARGIN).code(), Some(0));
+    assert_eq!(link.pubacks(), [1]);
+}
+
+#[test]
 fn with_everything_down_it_stays_up_and_sigterm_ends_it_at_once() {
     let (mqtt, kafka) = brokers();
     let (mqtt_host, kafka_host) = (dead_address(), dead_address());
