@@ -94,9 +94,11 @@ impl AckToken {
         Settled { sequence: self.sequence, cost_bytes: self.cost_bytes }
     }
 
-    /// The process stops and the message stays unacknowledged: the MQTT broker keeps it and delivers it again.
-    pub fn abandon(mut self) {
+    /// The process stops and the message stays unacknowledged. True if the MQTT broker keeps it and delivers it again;
+    /// false at QoS 0, where it is lost.
+    pub fn abandon(mut self) -> bool {
         self.live = false;
+        self.sequence != 0
     }
 }
 
@@ -125,6 +127,7 @@ mod tests {
 
     #[test]
     fn an_abandoned_token_is_quiet() {
-        AckToken::new(3, 1).abandon();
+        assert!(AckToken::new(3, 1).abandon());
+        assert!(!AckToken::new(0, 1).abandon(), "nothing is delivered again at QoS 0");
     }
 }

@@ -4,6 +4,8 @@
 use std::error::Error;
 use std::time::Duration;
 
+use log::info;
+
 use crate::config::{self, Config, MqttQos};
 use crate::error::chain;
 use crate::kafka::client::{Client, ClientOptions};
@@ -52,6 +54,14 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
         publish,
         shutdown_timeout: config.run.shutdown_timeout,
     };
+    info!(
+        "tidegate {}: MQTT {} as {:?}, {} filters; Kafka {}",
+        env!("CARGO_PKG_VERSION"),
+        config.mqtt.broker,
+        config.mqtt.client_id,
+        options.session.filters.len(),
+        config.kafka.brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    );
     Ok(pipeline::run(options)?)
 }
 
@@ -79,10 +89,14 @@ pub fn reach_kafka(config: &Config) -> Result<String, String> {
     topics.sort_unstable();
     topics.dedup();
     let metadata = client.metadata(Some(&topics)).map_err(|error| chain(&error))?;
-    let mut found = format!("{} brokers", metadata.brokers.len());
+    let mut found = match metadata.brokers.len() {
+        1 => "1 broker".to_owned(),
+        brokers => format!("{brokers} brokers"),
+    };
     for topic in &metadata.topics {
         let state = match ErrorCode(topic.error) {
             ErrorCode::NONE => format!("{} partitions", topic.partitions.len()),
+            ErrorCode::UNKNOWN_TOPIC => "does not exist yet".to_owned(),
             code => code.to_string(),
         };
         found.push_str(&format!("; topic {}: {state}", topic.name));

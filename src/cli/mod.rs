@@ -7,6 +7,7 @@ pub mod assemble;
 mod check;
 mod route;
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -18,7 +19,7 @@ use log::warn;
 use crate::config::{Config, ConfigErrors, document};
 use crate::error::chain;
 use crate::observe;
-use crate::route::Router;
+use crate::route::{Router, Rules};
 
 /// Pairs of overlapping rules that are named at start; the others are counted. Twenty can be read.
 const OVERLAPS_NAMED: usize = 20;
@@ -162,6 +163,12 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
 /// What the operator is told at start: each is one WARN of `run` and one line of `check`. A sound configuration has none.
 pub fn warnings(config: &Config, router: &Router) -> Vec<String> {
     let mut warnings = config.warnings.clone();
+    for (one, two) in colliding_topics(router.rules()) {
+        warnings.push(format!(
+            "Kafka topics {one} and {two} are the same to Kafka's metrics (. and _), so it makes only the first of them; \
+             rename one"
+        ));
+    }
     let overlaps = router.overlaps(OVERLAPS_NAMED);
     for overlap in &overlaps.listed {
         if let (Some(first), Some(second)) =
@@ -180,6 +187,21 @@ pub fn warnings(config: &Config, router: &Router) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Pairs of fixed Kafka topics that Kafka does not let exist side by side: it refuses to create a topic whose name
+/// differs from another's only in `.` and `_`.
+fn colliding_topics(rules: &Rules) -> Vec<(&str, &str)> {
+    let mut by_metric_name: BTreeMap<String, &str> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    let fixed = rules.all().iter().filter_map(|rule| rule.target.constant()).chain(rules.default_topic());
+    for topic in fixed {
+        let first = *by_metric_name.entry(topic.replace('.', "_")).or_insert(topic);
+        if first != topic.as_ref() && !pairs.contains(&(first, topic.as_ref())) {
+            pairs.push((first, topic.as_ref()));
+        }
+    }
+    pairs
 }
 
 #[cfg(test)]

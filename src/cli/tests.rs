@@ -180,3 +180,11 @@ fn a_configuration_error_has_code_2_and_every_other_1() {
 fn what_ends_the_process_keeps_its_lines_and_steers_no_terminal() {
     assert_eq!(safe_lines("two problems\n  a\u{1b}[31m\r"), "two problems\n  a\\u{1b}[31m\\r");
 }
+
+#[test]
+fn fixed_kafka_topics_that_kafka_cannot_tell_apart_are_warned_of_once() {
+    let config = config(&[("TOPIC_LIST", "a:my.topic,b:my_topic,c:my_topic,d:other")]);
+    let warnings = warnings(&config, &Router::new(config.routes.rules.clone()));
+    let told = warnings.iter().filter(|warning| warning.contains("my.topic and my_topic"));
+    assert_eq!(told.count(), 1, "{warnings:?}");
+}

@@ -40,6 +40,8 @@ pub enum Class {
 impl ErrorCode {
     /// No error.
     pub const NONE: ErrorCode = ErrorCode(0);
+    /// UNKNOWN_TOPIC_OR_PARTITION.
+    pub const UNKNOWN_TOPIC: ErrorCode = ErrorCode(3);
     /// A fetch from before the first or behind the last offset; its reader must choose another.
     pub const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
     /// A partition without a leader, also when it is the client that found none.

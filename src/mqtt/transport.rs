@@ -129,12 +129,24 @@ impl Connection {
         loop {
             match self.stream.read(&mut self.buffer) {
                 Ok(0) => return Ok(ReadOutcome::Closed),
-                Ok(count) => return Ok(ReadOutcome::Bytes(self.buffer.get(..count).unwrap_or_default())),
+                Ok(count) => {
+                    self.acknowledge_at_once()?;
+                    return Ok(ReadOutcome::Bytes(self.buffer.get(..count).unwrap_or_default()));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(ReadOutcome::Empty),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Mosquitto leaves Nagle's algorithm on: it sends the next small packet only when TCP has acknowledged the last,
+    /// and this side would wait up to 40 ms for something to send along with that. Measured at 500 msg/s, from
+    /// publisher to Kafka consumer: p99 24 ms without this, 2 ms with it. The kernel forgets it, so it is said again.
+    fn acknowledge_at_once(&self) -> io::Result<()> {
+        #[cfg(target_os = "linux")]
+        sockopt::set_tcp_quickack(&self.stream, true)?;
+        Ok(())
     }
 
     /// Writes what the socket takes; how many bytes that was.

@@ -100,22 +100,31 @@ impl Complaints {
     /// A message is lost: there is no dead-letter topic, or it refused the letter.
     pub fn lost(&mut self, subject: &str, reason: &Reason, now: Instant) {
         if let Some(held_back) = self.lost.tell(now) {
-            error!("undeliverable and dropped: {subject}: {} (and {held_back} more before it)", reason.text);
+            error!("undeliverable and dropped: {subject}: {}{}", reason.text, more(held_back));
         }
     }
 
     /// A message goes to the dead-letter topic.
     pub fn lettered(&mut self, subject: &str, reason: &Reason, now: Instant) {
         if let Some(held_back) = self.lettered.tell(now) {
-            warn!("to the dead-letter topic: {subject}: {} (and {held_back} more before it)", reason.text);
+            warn!("to the dead-letter topic: {subject}: {}{}", reason.text, more(held_back));
         }
     }
 
     /// A message matches no rule and there is no default topic.
     pub fn unmatched(&mut self, mqtt_topic: &str, now: Instant) {
         if let Some(held_back) = self.unmatched.tell(now) {
-            warn!("no rule matches MQTT topic {mqtt_topic:?}; dropped (and {held_back} more before it)");
+            warn!("no rule matches MQTT topic {mqtt_topic:?}; dropped{}", more(held_back));
         }
+    }
+}
+
+/// How many were not told of since the last line.
+fn more(held_back: u64) -> String {
+    if held_back == 0 {
+        String::new()
+    } else {
+        format!(" (and {held_back} more since the last of these lines)")
     }
 }
 

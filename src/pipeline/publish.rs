@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
-use log::{info, warn};
+use log::{error, warn};
 
 use super::dead_letter::{self, Complaints, Reason};
 use super::record::{Facts, HeaderChoice};
@@ -34,6 +34,8 @@ use crate::route::{Decision, Router};
 const TURN_MAX: usize = 64;
 /// With nothing to do, the thread looks around this often.
 const IDLE_WAIT: Duration = Duration::from_secs(60);
+/// Longest name in a log line.
+const NAME_CHARS_MAX: usize = 100;
 /// How long ingest may take to let go of its end of the channel when everything stops at once.
 const LAST_BATCH_WAIT: Duration = Duration::from_millis(100);
 /// Answers that may wait for this thread. A reader that finds this full waits, and Kafka with it.
@@ -274,7 +276,7 @@ impl Publish {
         let now = clock::now();
         for refused in self.producer.take_refused() {
             let RefusedRecord { tag, topic, record, code, reason } = refused;
-            let subject = format!("a record for Kafka topic {topic}");
+            let subject = describe(&record, &topic, tag.mqtt_topic.as_deref());
             let mut why = Reason::new(reason);
             why.code = Some(code);
             why.meant_for = Some(topic);
@@ -430,29 +432,35 @@ impl Publish {
 
     /// Leaves everything that is not settled unacknowledged: the MQTT broker keeps it.
     fn abandon(&mut self) {
-        let mut left = 0_usize;
-        for waiting in self.producer.abandon() {
-            waiting.token.abandon();
-            left += 1;
-        }
-        for refused in self.producer.take_refused() {
-            refused.tag.token.abandon();
-            left += 1;
-        }
+        let (mut kept, mut lost) = (0_usize, 0_usize);
+        let mut abandon = |token: AckToken| if token.abandon() { kept += 1 } else { lost += 1 };
+        self.producer.abandon().into_iter().for_each(|waiting| abandon(waiting.token));
+        self.producer.take_refused().into_iter().for_each(|refused| abandon(refused.tag.token));
         // Ingest lets go of its end when it is told to stop reading, which is before this or at the same moment; a
         // batch that it hands over meanwhile must not be dropped with its tokens.
         while let Ok(messages) = self.channels.inbox.recv_timeout(LAST_BATCH_WAIT) {
-            left += messages.len();
-            messages.into_iter().for_each(|message| message.token.abandon());
+            messages.into_iter().for_each(|message| abandon(message.token));
         }
-        if left > 0 {
-            warn!(
-                "{left} messages stay unacknowledged; the MQTT broker keeps those of QoS 1 and delivers them again"
-            );
-        } else {
-            info!("nothing was left to deliver");
+        if lost > 0 {
+            error!("{lost} messages of QoS 0 are lost: Kafka did not take them before the end");
+        }
+        if kept > 0 {
+            warn!("{kept} messages are not in Kafka; the MQTT broker keeps them and delivers them again");
         }
     }
+}
+
+/// A record for the log: where from, where to, how large. Topic and key are chosen by publishers: they are cut.
+fn describe(record: &Record, kafka_topic: &str, mqtt_topic: Option<&str>) -> String {
+    let bytes = record.value.as_ref().map_or(0, |value| value.len());
+    let key = record.key.as_deref().map(String::from_utf8_lossy);
+    let (what, name) = match (mqtt_topic, &key) {
+        (Some(topic), _) => ("from MQTT topic", topic),
+        (None, Some(key)) => ("with key", key.as_ref()),
+        (None, None) => ("without a key", ""),
+    };
+    let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+    format!("a record of {bytes} bytes {what} {name:?} for Kafka topic {kafka_topic}")
 }
 
 #[cfg(test)]

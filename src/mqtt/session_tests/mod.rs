@@ -154,6 +154,8 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        self.messages.drain(..).for_each(|message| message.token.abandon());
+        self.messages.drain(..).for_each(|message| {
+            message.token.abandon();
+        });
     }
 }
