@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use log::{error, warn};
 
@@ -223,14 +224,7 @@ impl Publish {
             Body::Oversized { packet_bytes } => {
                 let mut reason = Reason::new("the MQTT packet is larger than MQTT_MAX_PACKET_BYTES");
                 reason.value_bytes = Some(packet_bytes);
-                let letter = dead_letter::letter(&topic, None, received_at_ms, &reason);
-                return self.bury(
-                    &topic,
-                    letter,
-                    &reason,
-                    Waiting { token, stage: Stage::Letter, mqtt_topic: None },
-                    now,
-                );
+                return self.bury_message(&topic, None, received_at_ms, &reason, token);
             }
         };
         let (rule, kafka_topic) = match self.router.route(&topic) {
@@ -243,14 +237,7 @@ impl Publish {
             }
             Decision::Refused { error, .. } => {
                 let reason = Reason::new(error.to_string());
-                let letter = dead_letter::letter(&topic, Some(value), received_at_ms, &reason);
-                return self.bury(
-                    &topic,
-                    letter,
-                    &reason,
-                    Waiting { token, stage: Stage::Letter, mqtt_topic: None },
-                    now,
-                );
+                return self.bury_message(&topic, Some(value), received_at_ms, &reason, token);
             }
         };
         self.key.clear();
@@ -266,9 +253,26 @@ impl Publish {
         if let Err(waiting) = pushed {
             let mut reason = Reason::new("there are too many Kafka topics already");
             reason.meant_for = Some(kafka_topic);
-            let letter = dead_letter::letter(&topic, Some(value), received_at_ms, &reason);
-            self.bury(&topic, letter, &reason, Waiting { stage: Stage::Letter, ..waiting }, now);
+            self.bury_message(&topic, Some(value), received_at_ms, &reason, waiting.token);
         }
+    }
+
+    /// Writes a message that never became a record to the dead-letter topic.
+    fn bury_message(
+        &mut self,
+        mqtt_topic: &str,
+        value: Option<Bytes>,
+        received_at_ms: i64,
+        reason: &Reason,
+        token: AckToken,
+    ) {
+        let letter = dead_letter::letter(mqtt_topic, value, received_at_ms, reason);
+        let waiting = Waiting { token, stage: Stage::Letter, mqtt_topic: None };
+        let subject = format!(
+            "a message from MQTT topic {:?}",
+            mqtt_topic.chars().take(NAME_CHARS_MAX).collect::<String>()
+        );
+        self.bury(&subject, letter, reason, waiting, clock::now());
     }
 
     /// Writes what Kafka has refused to the dead-letter topic.
