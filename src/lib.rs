@@ -16,6 +16,8 @@ pub mod route;
 pub mod kafka;
 pub mod mqtt;
 
+pub mod spool;
+
 pub mod pipeline;
 
 pub mod cli;
@@ -25,6 +27,7 @@ pub mod config;
 pub mod backoff;
 pub mod clock;
 pub mod error;
+pub mod fs;
 pub mod observe;
 pub mod secret;
 pub mod thread;

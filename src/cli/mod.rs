@@ -6,6 +6,7 @@
 pub mod assemble;
 mod check;
 mod route;
+mod spool;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -20,6 +21,8 @@ use crate::config::{Config, ConfigErrors, document};
 use crate::error::chain;
 use crate::observe;
 use crate::route::{Router, Rules};
+
+pub use self::spool::{LookError, SpoolCommand, SpoolDirectory};
 
 /// Pairs of overlapping rules that are named at start; the others are counted. Twenty can be read.
 const OVERLAPS_NAMED: usize = 20;
@@ -48,6 +51,12 @@ pub enum Command {
         /// MQTT topic names
         #[arg(required = true, value_name = "TOPIC")]
         topics: Vec<String>,
+    },
+    /// Look at a spool; changes nothing, also while the gateway runs
+    Spool {
+        /// What to do with it
+        #[command(subcommand)]
+        command: SpoolCommand,
     },
     /// Print the version
     Version,
@@ -78,6 +87,9 @@ pub enum CliError {
     /// `route` was asked about something that is no topic name. Exit code 1.
     #[error("{0:?} is no MQTT topic name")]
     NoTopic(String, #[source] crate::route::TopicError),
+    /// The spool cannot be read, or is damaged. Exit code 1.
+    #[error(transparent)]
+    Spool(#[from] LookError),
     /// The gateway ended by itself. Exit code 1.
     #[error("the gateway ended with an error")]
     Run(#[source] Box<dyn Error>),
@@ -144,6 +156,10 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
     if command == Command::Version {
         return Ok(writeln!(out, "tidegate {}", env!("CARGO_PKG_VERSION"))?);
     }
+    // Needs the directory only: it works where the rest of the configuration is not at hand.
+    if let Command::Spool { command } = &command {
+        return spool::spool(command, out);
+    }
     let config = Config::load(cli.env_file.as_deref())?;
     match command {
         Command::Run => {
@@ -156,7 +172,7 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
         }
         Command::Check => check::check(&config, hooks, out),
         Command::Route { topics } => route::route(&config, &topics, out),
-        Command::Version => Ok(()),
+        Command::Spool { .. } | Command::Version => Ok(()),
     }
 }
 

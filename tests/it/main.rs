@@ -25,5 +25,7 @@ mod shutdown;
 mod cli;
 mod config;
 
+mod spool;
+
 mod regression;
 mod tidy;

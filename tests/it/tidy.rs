@@ -186,11 +186,13 @@ fn may_use(module: &str) -> &'static [&'static str] {
     match module {
         "backoff" | "clock" | "error" | "secret" | "thread" | "message" => &[],
         "observe" => &["backoff", "clock", "message", "secret", "thread"],
+        "fs" => &[],
         "mqtt" | "kafka" | "route" => BASE,
+        "spool" => &["clock", "error", "fs", "thread"],
         "config" => &["kafka", "mqtt", "route", "secret", "message"],
         "pipeline" => &[
-            "backoff", "clock", "config", "error", "kafka", "message", "mqtt", "observe", "route", "secret",
-            "thread",
+            "backoff", "clock", "config", "error", "fs", "kafka", "message", "mqtt", "observe", "route",
+            "secret", "spool", "thread",
         ],
         // The command line and the clients are at the top.
         _ => &["*"],
@@ -225,16 +227,21 @@ fn modules_use_only_what_lies_below_them() {
             }
         }
     }
-    check(problems, "the direction is cli -> pipeline -> { mqtt, kafka, route } -> message and the like");
+    check(
+        problems,
+        "the direction is cli -> pipeline -> { mqtt, kafka, route, spool } -> message and the like",
+    );
 }
 
 #[test]
 fn what_is_fenced_is_named_in_one_place() {
-    let fences: [(&str, &[&str], &[&str]); 6] = [
+    let fences: [(&str, &[&str], &[&str]); 7] = [
         ("the MQTT crate", &["rumqttc"], &["src/mqtt/codec", "src/bin/publisher-mqtt", "src/clients/"]),
         ("the Kafka protocol crate", &["kafka_protocol"], &["src/kafka/codec"]),
         ("starting a thread", &["std::thread::", "use std::thread;", "std::thread as"], &["src/thread.rs"]),
         ("reading a clock", &["Instant::now", "SystemTime::now"], &["src/clock.rs"]),
+        // The configuration reads secrets and .env itself.
+        ("files", &["std::fs", "fs::File::"], &["src/fs.rs", "src/config/", "src/bin/", "src/clients/"]),
         ("the environment", &["std::env", "env::var", "env::set_var"], &["src/config/", "src/main.rs"]),
         ("another TLS or Kafka stack", &["openssl", "native_tls", "rdkafka"], &[]),
     ];

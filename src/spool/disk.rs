@@ -1,0 +1,344 @@
+//! The spool on a disk: opening it, acknowledgements, identities. Appending, reading and making room are in the neighbours.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::catalog::Catalog;
+use super::checkpoint::{Checkpoint, Ranges, WriteError, encode_assigned, encode_done};
+use super::reader::Cache;
+use super::recovery::{Confirmed, Recovered, Report, failed, recover};
+use super::segment::file_name;
+use super::writer::Active;
+use super::{
+    Appended, Assignment, Backlog, Frame, FrameId, Limit, Loss, NewFrame, Options, SpoolError, Store,
+};
+use super::{checkpoint, lock};
+use crate::fs::{Filesystem, Lock};
+
+/// A spool in a directory. See [`super`].
+#[derive(Debug)]
+pub struct DiskSpool {
+    pub(super) fs: Arc<dyn Filesystem>,
+    pub(super) directory: PathBuf,
+    pub(super) options: Options,
+    pub(super) catalog: Catalog,
+    pub(super) active: Option<Active>,
+    pub(super) cache: Cache,
+    pub(super) checkpoint: Checkpoint,
+    /// Done since the last checkpoint.
+    pub(super) pending: Ranges,
+    /// Done, but their segment's index could not be read to count them.
+    pub(super) deferred: Vec<FrameId>,
+    pub(super) assigned: BTreeMap<FrameId, Assignment>,
+    pub(super) next: FrameId,
+    pub(super) poisoned: bool,
+    pub(super) damage: Vec<Loss>,
+    _lock: Box<dyn Lock>,
+}
+
+impl DiskSpool {
+    /// Opens the spool in a directory, which is made if it does not exist.
+    ///
+    /// # Errors
+    /// [`SpoolError::Locked`], [`SpoolError::Version`], [`SpoolError::Open`]: each a reason to end the start.
+    pub fn open(
+        fs: Arc<dyn Filesystem>,
+        directory: &Path,
+        options: Options,
+    ) -> Result<(DiskSpool, Report), SpoolError> {
+        fs.create_dir(directory).map_err(failed(directory, "making", "it"))?;
+        let lock = lock::take(fs.as_ref(), directory)?;
+        let recovered = recover(&fs, directory, None)?;
+        let segment_bytes = options.segment_bytes.clamp(4096, 1 << 30);
+        let mut pending = Ranges::default();
+        // Once told, they are not told again.
+        let told = recovered.report.missing.iter().chain(&recovered.finished);
+        told.for_each(|(first, last)| pending.insert(*first, *last));
+        let Recovered { catalog, checkpoint, contents, next, report, .. } = recovered;
+        let spool = DiskSpool {
+            fs,
+            directory: directory.to_owned(),
+            options: Options { segment_bytes, ..options },
+            catalog,
+            active: None,
+            cache: Cache::default(),
+            checkpoint,
+            pending,
+            deferred: Vec::new(),
+            assigned: contents.assigned,
+            next,
+            poisoned: false,
+            damage: Vec::new(),
+            _lock: lock,
+        };
+        Ok((spool, report))
+    }
+
+    /// Stops the spool.
+    pub(super) fn poison(&mut self, doing: &'static str, file: String, source: std::io::Error) -> SpoolError {
+        self.poisoned = true;
+        SpoolError::Poisoned { doing, file, source: Some(source) }
+    }
+
+    pub(super) fn check_poison(&self) -> Result<(), SpoolError> {
+        if !self.poisoned {
+            return Ok(());
+        }
+        Err(SpoolError::Poisoned {
+            doing: "an earlier write to",
+            file: "the directory".to_owned(),
+            source: None,
+        })
+    }
+
+    fn written(&mut self, result: Result<(), WriteError>) -> Result<(), SpoolError> {
+        match result {
+            Ok(()) => Ok(()),
+            Err(WriteError::Full) => Err(SpoolError::Full { limit: Limit::Disk, topic: None }),
+            Err(WriteError::Unknown(doing, source)) => {
+                Err(self.poison(doing, checkpoint::NAME.to_owned(), source))
+            }
+        }
+    }
+
+    /// Counts a frame as done; false if that cannot be said now.
+    fn finish(&mut self, id: FrameId) -> bool {
+        let Some(first) = self.catalog.segment_of(id).map(|segment| segment.first) else { return true };
+        let Ok(loaded) = self.loaded(first) else { return false };
+        let Some(position) = loaded.index.position(id) else { return true };
+        let Some(entry) = loaded.index.entries.get(position).copied() else { return true };
+        let route = loaded.routes.get(entry.topic as usize).copied().unwrap_or_default();
+        if self.catalog.finish(first, position, &entry, route) {
+            self.assigned.remove(&id);
+            self.pending.insert(id.0, id.0);
+        }
+        true
+    }
+
+    /// Writes down what is done.
+    pub(super) fn write_pending(&mut self) -> Result<(), SpoolError> {
+        if !self.pending.is_empty() {
+            let written = self.checkpoint.append(&encode_done(self.next, &self.pending));
+            self.written(written)?;
+            self.pending.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes down what is done and removes segments of which all is.
+    pub(super) fn finish_checkpoint(&mut self) -> Result<(), SpoolError> {
+        // The whole range: merging left out what was done by then, and no number may be missed later.
+        for segment in self.catalog.segments().filter(|segment| segment.live_frames == 0) {
+            self.pending.insert(segment.first.0, segment.last.0);
+        }
+        match self.write_pending() {
+            Ok(()) => self.remove_finished(),
+            Err(SpoolError::Full { .. }) => {
+                // Without room for the record, the removal of a file is the record: it makes room for the rest.
+                self.remove_finished()?;
+                self.write_pending()
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes the files of segments of which all frames are done.
+    fn remove_finished(&mut self) -> Result<(), SpoolError> {
+        let finished: Vec<FrameId> = self
+            .catalog
+            .segments()
+            .filter(|segment| segment.live_frames == 0)
+            .map(|segment| segment.first)
+            .collect();
+        self.remove_segments(&finished)
+    }
+
+    /// Removes segments, durably.
+    pub(super) fn remove_segments(&mut self, segments: &[FrameId]) -> Result<(), SpoolError> {
+        for first in segments {
+            self.forget(*first);
+        }
+        self.remove_files(segments)?;
+        segments.iter().for_each(|first| self.catalog.remove(*first));
+        Ok(())
+    }
+
+    /// Removes segments' files, durably.
+    pub(super) fn remove_files(&mut self, segments: &[FrameId]) -> Result<(), SpoolError> {
+        for first in segments {
+            let name = file_name(*first);
+            if let Err(error) = self.fs.remove(&self.directory.join(&name)) {
+                return Err(self.poison("removing", name, error));
+            }
+        }
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let synced = self.fs.sync_dir(&self.directory);
+        synced.map_err(|error| self.poison("syncing the directory of", "the segments".to_owned(), error))
+    }
+
+    /// Drops what is open of a segment.
+    pub(super) fn forget(&mut self, first: FrameId) {
+        self.cache.forget(first);
+        self.active.take_if(|active| active.first == first);
+    }
+
+    /// Counts what there is of a range of frames as done.
+    pub(super) fn finish_range(&mut self, first: u64, last: u64) {
+        self.pending.insert(first, last);
+        let segments: Vec<FrameId> = self
+            .catalog
+            .segments_behind(FrameId(first))
+            .take_while(|segment| segment.first.0 <= last)
+            .map(|segment| segment.first)
+            .collect();
+        for segment in segments {
+            let Ok(loaded) = self.loaded(segment) else { continue };
+            let inside = loaded.index.entries.iter().map(|entry| entry.id);
+            let ids: Vec<FrameId> = inside.filter(|id| (first..=last).contains(&id.0)).collect();
+            self.ack(&ids);
+        }
+    }
+
+    /// All that is done, and all identities, in two records.
+    fn summary(&mut self) -> Option<Vec<u8>> {
+        let mut done = Ranges::default();
+        let mut next = 1;
+        let segments: Vec<(FrameId, FrameId, bool)> = self
+            .catalog
+            .segments()
+            .map(|segment| (segment.first, segment.last, segment.live_frames < segment.frames as u64))
+            .collect();
+        for (first, last, mixed) in segments {
+            if first.0 > next {
+                done.insert(next, first.0 - 1);
+            }
+            next = last.0 + 1;
+            if !mixed {
+                continue;
+            }
+            let entries: Vec<FrameId> =
+                self.loaded(first).ok()?.index.entries.iter().map(|entry| entry.id).collect();
+            let segment = self.catalog.segment(first)?;
+            for (position, id) in
+                entries.iter().enumerate().filter(|(position, _)| segment.is_done(*position))
+            {
+                // Numbers that the segment does not have are between two that are done: one range for both.
+                let from = position.checked_sub(1).filter(|before| segment.is_done(*before));
+                let from = from.and_then(|before| entries.get(before)).map_or(id.0, |before| before.0 + 1);
+                done.insert(from, id.0);
+            }
+        }
+        done.insert(next, self.next.0.saturating_sub(1));
+        let mut records = encode_done(self.next, &done);
+        if !self.assigned.is_empty() {
+            records.extend(encode_assigned(self.assigned.values()));
+        }
+        Some(records)
+    }
+}
+
+impl Store for DiskSpool {
+    fn append(&mut self, frames: &[NewFrame<'_>]) -> Result<Appended, SpoolError> {
+        self.append_frames(frames)
+    }
+
+    fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SpoolError> {
+        self.check_poison()?;
+        for given in assignments {
+            let first = self.catalog.segment_of(given.id).map(|segment| segment.first);
+            let first = first.ok_or(SpoolError::NoFrame(given.id))?;
+            let position = self.loaded(first)?.index.position(given.id);
+            let live = |at| self.catalog.segment(first).is_some_and(|segment| !segment.is_done(at));
+            if !position.is_some_and(live) {
+                return Err(SpoolError::NoFrame(given.id));
+            }
+        }
+        if assignments.is_empty() {
+            return Ok(());
+        }
+        let result = self.checkpoint.append(&encode_assigned(assignments));
+        self.written(result)?;
+        self.assigned.extend(assignments.iter().map(|given| (given.id, *given)));
+        Ok(())
+    }
+
+    fn ack(&mut self, ids: &[FrameId]) {
+        for id in ids {
+            if !self.finish(*id) {
+                self.deferred.push(*id);
+            }
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<(), SpoolError> {
+        self.check_poison()?;
+        let deferred = std::mem::take(&mut self.deferred);
+        self.ack(&deferred);
+        self.finish_checkpoint()?;
+        if self.checkpoint.is_grown()
+            && let Some(records) = self.summary()
+        {
+            match self.checkpoint.replace(&records) {
+                // The long file serves as well.
+                Err(WriteError::Full) => {}
+                other => {
+                    self.written(other)?;
+                    self.pending.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next(&mut self, topic: &str, after: FrameId, bytes_max: usize) -> Result<Vec<Frame>, SpoolError> {
+        self.next_frames(topic, after, bytes_max)
+    }
+
+    fn backlog(&self, topic: &str) -> Backlog {
+        self.catalog.backlog(topic)
+    }
+
+    fn routes(&self) -> Vec<(String, Backlog)> {
+        self.catalog.routes()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.catalog.bytes() + self.checkpoint.bytes()
+    }
+
+    fn park(&mut self, topic: &str, parked: bool) {
+        self.catalog.park(topic, parked);
+    }
+
+    fn take_damage(&mut self) -> Vec<Loss> {
+        std::mem::take(&mut self.damage)
+    }
+
+    fn reopen(&mut self) -> Result<Report, SpoolError> {
+        self.poisoned = true;
+        self.active = None;
+        self.cache = Cache::default();
+        let confirmed = Confirmed { next: self.next, checkpoint_to: self.checkpoint.unconfirmed_from() };
+        let Recovered { catalog, checkpoint, contents, next, mut report, finished } =
+            recover(&self.fs, &self.directory, Some(confirmed))?;
+        // What was done and could not be written down is not missing.
+        let missing = report.missing.iter().flat_map(|(first, last)| self.pending.gaps(*first, *last));
+        report.missing = missing.collect();
+        let parked = self.catalog.parked_topics();
+        self.catalog = catalog;
+        parked.iter().for_each(|topic| self.catalog.park(topic, true));
+        self.checkpoint = checkpoint;
+        self.assigned = contents.assigned;
+        self.next = next;
+        self.poisoned = false;
+        // What was acknowledged and not yet written down is still done.
+        let pending = std::mem::take(&mut self.pending);
+        for (first, last) in pending.iter().chain(report.missing.iter().copied()).chain(finished) {
+            self.finish_range(first, last);
+        }
+        Ok(report)
+    }
+}

@@ -1,0 +1,179 @@
+//! The spool without a disk (DB_PERSIST_PATH is absent): the same rules, and the end of the process is the end of it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::quota::{asked, over_share};
+use super::record::{BODY_BYTES_MAX, TOPIC_BYTES_MAX, frame_bytes};
+use super::recovery::Report;
+use super::writer::add_loss;
+use super::{
+    Appended, Assignment, Backlog, Frame, FrameId, Limit, Loss, NewFrame, Options, Policy, SpoolError, Store,
+};
+
+#[derive(Debug, Default)]
+struct Route {
+    backlog: Backlog,
+    frames: BTreeMap<FrameId, Frame>,
+    parked: bool,
+}
+
+/// A spool in memory. Its cap is [`Options::bytes_max`], counted as on a disk.
+#[derive(Debug)]
+pub struct MemorySpool {
+    options: Options,
+    routes: BTreeMap<String, Route>,
+    by_id: BTreeMap<FrameId, String>,
+    bytes: u64,
+    next: FrameId,
+}
+
+impl MemorySpool {
+    /// An empty one.
+    pub fn new(options: Options) -> MemorySpool {
+        MemorySpool { options, routes: BTreeMap::new(), by_id: BTreeMap::new(), bytes: 0, next: FrameId(1) }
+    }
+
+    fn remove(&mut self, id: FrameId) -> Option<Frame> {
+        let topic = self.by_id.remove(&id)?;
+        let route = self.routes.get_mut(&topic)?;
+        let frame = route.frames.remove(&id)?;
+        let bytes = bytes_of(&frame);
+        let backlog = &mut route.backlog;
+        backlog.frames -= 1;
+        backlog.records -= u64::from(frame.records);
+        backlog.messages -= u64::from(frame.messages);
+        backlog.bytes -= bytes;
+        self.bytes -= bytes;
+        if route.frames.is_empty() && !route.parked {
+            self.routes.remove(&topic);
+        }
+        Some(frame)
+    }
+
+    fn drop_oldest(&mut self, dropped: &mut Vec<Loss>) -> bool {
+        let oldest = self.by_id.first_key_value().map(|(id, _)| *id);
+        let Some(frame) = oldest.and_then(|id| self.remove(id)) else { return false };
+        let (records, messages) = (u64::from(frame.records), u64::from(frame.messages));
+        add_loss(dropped, Loss { topic: frame.topic, frames: 1, records, messages });
+        true
+    }
+}
+
+fn bytes_of(frame: &Frame) -> u64 {
+    (super::record::HEADER_BYTES + frame.topic.len() + frame.body.len()) as u64
+}
+
+impl Store for MemorySpool {
+    fn append(&mut self, frames: &[NewFrame<'_>]) -> Result<Appended, SpoolError> {
+        let large =
+            |frame: &&NewFrame<'_>| frame.body.len() > BODY_BYTES_MAX || frame.topic.len() > TOPIC_BYTES_MAX;
+        if let Some(frame) = frames.iter().find(large) {
+            return Err(SpoolError::TooLarge { topic: frame.topic.to_owned(), bytes: frame.body.len() });
+        }
+        let parked = self.routes.iter().filter(|(_, route)| route.parked);
+        let held: BTreeMap<&str, u64> =
+            parked.map(|(topic, route)| (topic.as_str(), route.backlog.bytes)).collect();
+        if let Some(topic) = over_share(self.options.bytes_max, &held, &asked(frames)) {
+            return Err(SpoolError::Full { limit: Limit::Parked, topic: Some(topic) });
+        }
+        let need: u64 = frames.iter().map(|frame| frame_bytes(frame) as u64).sum();
+        let mut dropped = Vec::new();
+        while self.bytes + need > self.options.bytes_max {
+            let helps = self.options.policy == Policy::DropOldest && need <= self.options.bytes_max;
+            if !helps || !self.drop_oldest(&mut dropped) {
+                return Err(SpoolError::Full { limit: Limit::Bytes, topic: None });
+            }
+        }
+        let mut ids = Vec::with_capacity(frames.len());
+        for new in frames {
+            let frame = Frame {
+                id: self.next,
+                topic: new.topic.to_owned(),
+                partition: new.partition,
+                identity: new.identity,
+                records: new.records,
+                messages: new.messages,
+                oldest_ms: new.oldest_ms,
+                newest_ms: new.newest_ms,
+                body: Bytes::copy_from_slice(new.body),
+            };
+            let route = self.routes.entry(frame.topic.clone()).or_default();
+            route.backlog.frames += 1;
+            route.backlog.records += u64::from(frame.records);
+            route.backlog.messages += u64::from(frame.messages);
+            route.backlog.bytes += bytes_of(&frame);
+            self.bytes += bytes_of(&frame);
+            self.by_id.insert(frame.id, frame.topic.clone());
+            route.frames.insert(frame.id, frame);
+            ids.push(self.next);
+            self.next.0 += 1;
+        }
+        Ok(Appended { ids, dropped })
+    }
+
+    fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SpoolError> {
+        if let Some(given) = assignments.iter().find(|given| !self.by_id.contains_key(&given.id)) {
+            return Err(SpoolError::NoFrame(given.id));
+        }
+        for given in assignments {
+            let route = self.by_id.get(&given.id).and_then(|topic| self.routes.get_mut(topic));
+            if let Some(frame) = route.and_then(|route| route.frames.get_mut(&given.id)) {
+                frame.partition = Some(given.partition);
+                frame.identity = Some(given.identity);
+            }
+        }
+        Ok(())
+    }
+
+    fn ack(&mut self, ids: &[FrameId]) {
+        ids.iter().for_each(|id| {
+            self.remove(*id);
+        });
+    }
+
+    fn checkpoint(&mut self) -> Result<(), SpoolError> {
+        Ok(())
+    }
+
+    fn next(&mut self, topic: &str, after: FrameId, bytes_max: usize) -> Result<Vec<Frame>, SpoolError> {
+        let Some(route) = self.routes.get(topic) else { return Ok(Vec::new()) };
+        let mut room = bytes_max;
+        let behind = route.frames.range(FrameId(after.0.saturating_add(1))..).map(|(_, frame)| frame);
+        let frames = behind.take_while(|frame| {
+            let taken = room > 0;
+            room = room.saturating_sub(frame.body.len().max(1));
+            taken
+        });
+        Ok(frames.cloned().collect())
+    }
+
+    fn backlog(&self, topic: &str) -> Backlog {
+        let Some(route) = self.routes.get(topic) else { return Backlog::default() };
+        let oldest_ms = route.frames.first_key_value().map(|(_, frame)| frame.oldest_ms);
+        Backlog { oldest_ms, ..route.backlog }
+    }
+
+    fn routes(&self) -> Vec<(String, Backlog)> {
+        let all = self.routes.iter().filter(|(_, route)| route.backlog.frames > 0);
+        all.map(|(topic, _)| (topic.clone(), self.backlog(topic))).collect()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn park(&mut self, topic: &str, parked: bool) {
+        self.routes.entry(topic.to_owned()).or_default().parked = parked;
+        self.routes.retain(|_, route| route.parked || route.backlog.frames > 0);
+    }
+
+    fn take_damage(&mut self) -> Vec<Loss> {
+        Vec::new()
+    }
+
+    fn reopen(&mut self) -> Result<Report, SpoolError> {
+        Ok(Report::default())
+    }
+}
