@@ -94,6 +94,11 @@ impl AckToken {
         Settled { sequence: self.sequence, cost_bytes: self.cost_bytes }
     }
 
+    /// True at QoS 0: there is nothing to acknowledge.
+    pub fn is_at_most_once(&self) -> bool {
+        self.sequence == 0
+    }
+
     /// The process stops and the message stays unacknowledged. True if the MQTT broker keeps it and delivers it again;
     /// false at QoS 0, where it is lost.
     pub fn abandon(mut self) -> bool {

@@ -7,6 +7,7 @@
 
 use std::time::Instant;
 
+use super::Tag;
 use crate::kafka::compression::Compression;
 use crate::kafka::error::ErrorCode;
 use crate::kafka::record_batch::{
@@ -26,6 +27,28 @@ pub(super) struct Batch<T> {
     pub refusal: Option<Refusal>,
     /// Set when an attempt ended without an answer, so that the batch may have been written.
     pub uncertain: bool,
+    /// When its first record came.
+    pub opened_at: Instant,
+    /// How many records the identity stands for. More than there are where some were lost from the spool: then the
+    /// batch cannot be sent with it.
+    pub identified_records: i32,
+    /// Whether the identity is on the disk, for a batch that is in the spool.
+    pub keep: Keep,
+    /// It was copied to the spool with this identity, and the copy is not known to be on the disk yet.
+    pub copied: Option<Identity>,
+    /// An offset of the partition that it lies behind, if it was written; -1 if none is known.
+    pub after_offset: i64,
+}
+
+/// Where the identity of a batch is kept; see [`Batch::needs_keeping`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// In memory only.
+    No,
+    /// On its way to the disk, under this ticket.
+    Asked(u64),
+    /// On the disk.
+    Yes,
 }
 
 /// Why a broker refused a batch for what it holds.
@@ -53,10 +76,34 @@ pub(super) struct Pieces<T> {
     pub culprits: Vec<Culprit<T>>,
 }
 
+impl<T: Tag> Batch<T> {
+    /// True if its records are in the spool. A batch holds stored records, or others, never both.
+    pub fn is_stored(&self) -> bool {
+        self.tags.first().is_some_and(|tag| tag.stored().is_some())
+    }
+
+    /// A stored batch may be sent by the next process, so its identity must be on the disk before it is sent.
+    pub fn needs_keeping(&self) -> bool {
+        self.keep != Keep::Yes && self.is_stored()
+    }
+}
+
 impl<T> Batch<T> {
     /// First sequence behind this batch; None while it has no identity.
     pub fn end_sequence(&self) -> Option<i32> {
-        self.identity.map(|identity| next_sequence(identity.base_sequence, self.records.count()))
+        self.identity.map(|identity| next_sequence(identity.base_sequence, self.identified_records))
+    }
+
+    /// False where records are missing that its identity counts.
+    pub fn is_whole(&self) -> bool {
+        self.identified_records == self.records.count()
+    }
+
+    /// Takes the identity away: nothing was written under it.
+    pub fn forget_identity(&mut self) {
+        self.identity = None;
+        self.identified_records = self.records.count();
+        self.keep = Keep::No;
     }
 
     /// Takes a refused batch apart: named culprits are given up, an only record is the culprit, anything else is
@@ -72,7 +119,7 @@ impl<T> Batch<T> {
         }
         let refuses_time = ErrorCode(refusal.code).refuses_time();
         if refuses_time && records.iter().any(|record| record.timestamp_ms != NO_TIMESTAMP) {
-            let mut open = OpenBatch::default();
+            let mut open = OpenBatch::new(self.opened_at);
             for (mut record, tag) in records.into_iter().zip(self.tags) {
                 record.timestamp_ms = NO_TIMESTAMP;
                 open.append_owned(&record, tag);
@@ -93,7 +140,7 @@ impl<T> Batch<T> {
             if refusal.culprits.is_empty() && index == half {
                 pieces.batches.extend(open.take().map(|batch| batch.seal(compression)));
             }
-            open.get_or_insert_with(OpenBatch::default).append_owned(&record, tag);
+            open.get_or_insert_with(|| OpenBatch::new(self.opened_at)).append_owned(&record, tag);
         }
         pieces.batches.extend(open.take().map(|batch| batch.seal(compression)));
         Ok(pieces)
@@ -105,17 +152,23 @@ impl<T> Batch<T> {
 pub(super) struct OpenBatch<T> {
     builder: BatchBuilder,
     tags: Vec<T>,
-    /// When the first record was added.
-    pub opened_at: Option<Instant>,
+    /// When it was begun.
+    pub opened_at: Instant,
 }
 
-impl<T> Default for OpenBatch<T> {
-    fn default() -> Self {
-        OpenBatch { builder: BatchBuilder::new(), tags: Vec::new(), opened_at: None }
+impl<T: Tag> OpenBatch<T> {
+    /// True if its records are in the spool.
+    pub fn is_stored(&self) -> bool {
+        self.tags.first().is_some_and(|tag| tag.stored().is_some())
     }
 }
 
 impl<T> OpenBatch<T> {
+    /// An empty one.
+    pub fn new(opened_at: Instant) -> Self {
+        OpenBatch { builder: BatchBuilder::new(), tags: Vec::new(), opened_at }
+    }
+
     /// True if the record fits into `limit_bytes`; an empty batch takes any record, since the broker alone knows
     /// what is too large.
     pub fn has_room(&self, record: &RecordRef<'_>, limit_bytes: usize) -> bool {
@@ -123,8 +176,7 @@ impl<T> OpenBatch<T> {
     }
 
     /// Adds a record.
-    pub fn append(&mut self, record: &RecordRef<'_>, tag: T, now: Instant) {
-        self.opened_at.get_or_insert(now);
+    pub fn append(&mut self, record: &RecordRef<'_>, tag: T) {
         self.builder.append(record);
         self.tags.push(tag);
     }
@@ -136,12 +188,18 @@ impl<T> OpenBatch<T> {
 
     /// Closes the batch.
     pub fn seal(self, compression: Compression) -> Batch<T> {
+        let records = self.builder.seal(compression);
         Batch {
-            records: self.builder.seal(compression),
+            identified_records: records.count(),
+            records,
             tags: self.tags,
             identity: None,
             refusal: None,
             uncertain: false,
+            opened_at: self.opened_at,
+            keep: Keep::No,
+            copied: None,
+            after_offset: -1,
         }
     }
 
@@ -150,7 +208,8 @@ impl<T> OpenBatch<T> {
         self.tags
     }
 
-    fn append_owned(&mut self, record: &Record, tag: T) {
+    /// Adds a record that is owned.
+    pub fn append_owned(&mut self, record: &Record, tag: T) {
         with_record_ref(record, |record| self.builder.append(record));
         self.tags.push(tag);
     }

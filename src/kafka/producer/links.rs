@@ -10,7 +10,7 @@ use super::batch::Refusal;
 use super::cluster::{Asked, SUSPICIOUS_AFTER, Sent};
 use super::partition::{Answer, ProducerId, Setback};
 use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
-use super::{Action, Identity, Producer, RIGHTS_RETRY};
+use super::{Action, Identity, Producer, RIGHTS_RETRY, Tag};
 use crate::kafka::error::{Class, ErrorCode};
 use crate::kafka::protocol::{
     MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response, TopicMetadata,
@@ -23,7 +23,7 @@ const PRODUCER_ID_RETRY: Duration = Duration::from_millis(250);
 /// While a broker is suspiciously silent, another is asked this often whether its partitions have moved.
 const SUSPICION_REFRESH: Duration = Duration::from_secs(1);
 
-impl<T> Producer<T> {
+impl<T: Tag> Producer<T> {
     pub(super) fn close_stale_links(&mut self, now: Instant) {
         for (link, why) in self.cluster.links_to_close(now) {
             let random = self.rng.f64();
@@ -212,7 +212,7 @@ impl<T> Producer<T> {
 
     fn place_waiting(&mut self, index: usize, now: Instant) {
         let waiting = self.topics.get_mut(index).map(|topic| std::mem::take(&mut topic.waiting));
-        for (record, tag) in waiting.unwrap_or_default() {
+        for (record, tag, _) in waiting.unwrap_or_default() {
             with_record_ref(&record, |record| self.place(index, record, tag, now));
         }
     }
@@ -231,7 +231,7 @@ impl<T> Producer<T> {
     fn refuse_waiting(&mut self, index: usize, code: ErrorCode) {
         let Some(topic) = self.topics.get_mut(index) else { return };
         let name = topic.name.clone();
-        for (record, tag) in std::mem::take(&mut topic.waiting) {
+        for (record, tag, _) in std::mem::take(&mut topic.waiting) {
             self.refuse(&name, record, tag, code, format!("Kafka refuses the topic name {name}"));
         }
     }
@@ -303,6 +303,7 @@ impl<T> Producer<T> {
             let result = answer.results.iter().find(|result| {
                 result.topic == topic.name && usize::try_from(result.partition) == Ok(at.partition)
             });
+            let offset = result.map_or(-1, |result| result.base_offset);
             let outcome = match result {
                 None => Answer::Unknown,
                 Some(result) => match ErrorCode(result.error).class() {
@@ -314,6 +315,9 @@ impl<T> Producer<T> {
                     }),
                 },
             };
+            if outcome == Answer::Written {
+                self.note_offset(*at, offset);
+            }
             self.answer_partition(*at, ticket, &outcome, now);
         }
     }
@@ -444,7 +448,7 @@ fn forget_unknown_leaders(metadata: &mut MetadataResponse) {
     }
 }
 
-fn on_setback<T>(topic: &mut Topic<T>, setback: Setback, now: Instant, random: f64) {
+fn on_setback<T: Tag>(topic: &mut Topic<T>, setback: Setback, now: Instant, random: f64) {
     let Some(code) = setback.code else {
         topic.want_metadata(now, random);
         return;

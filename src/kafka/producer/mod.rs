@@ -21,9 +21,14 @@ mod pump;
 mod recovery;
 #[cfg(test)]
 mod simulation;
+mod spooling;
+mod stored;
 mod topic;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+pub use self::spooling::{CopiedBatch, KeptBatch, TopicState};
+pub use self::stored::SentBefore;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use log::{error, warn};
@@ -63,9 +68,18 @@ pub struct ProducerOptions {
     pub seed: u64,
 }
 
+/// What the owner wants back for each record. A record that is *stored* is kept by the owner on the disk too, so that the
+/// next process may send it: see [`Action::Keep`].
+pub trait Tag {
+    /// Names a stored record.
+    type Stored: std::fmt::Debug;
+    /// The name of the stored record; None while it is not stored.
+    fn stored(&self) -> Option<Self::Stored>;
+}
+
 /// What the owner is to do.
 #[derive(Debug)]
-pub enum Action {
+pub enum Action<S> {
     /// Open a connection and report on it under this number.
     Open {
         /// Number of the link.
@@ -86,6 +100,13 @@ pub enum Action {
     Close {
         /// Number of the link.
         link: u64,
+    },
+    /// Put the identities of stored batches on the disk, then call [`Producer::kept`]; they are sent then.
+    Keep {
+        /// To be given back.
+        ticket: u64,
+        /// The batches.
+        batches: Vec<KeptBatch<S>>,
     },
 }
 
@@ -157,7 +178,7 @@ enum Identity {
 }
 
 /// See the module head. `T` is whatever the owner wants back for each record.
-pub struct Producer<T> {
+pub struct Producer<T: Tag> {
     options: ProducerOptions,
     cluster: Cluster,
     topics: Vec<Topic<T>>,
@@ -177,7 +198,12 @@ pub struct Producer<T> {
     next_ticket: u64,
     pending: usize,
     rng: fastrand::Rng,
-    actions: VecDeque<Action>,
+    actions: VecDeque<Action<T::Stored>>,
+    /// Partitions that wait for their identities to be kept, by ticket.
+    keeping: BTreeMap<u64, Vec<PartitionAt>>,
+    keep_ticket: Option<u64>,
+    /// What the pump has gathered for the next [`Action::Keep`].
+    to_keep: Vec<(PartitionAt, KeptBatch<T::Stored>)>,
     delivered: Vec<T>,
     refused: Vec<RefusedRecord<T>>,
     stats: ProducerStats,
@@ -185,7 +211,7 @@ pub struct Producer<T> {
     wake_at: Option<Instant>,
 }
 
-impl<T> Producer<T> {
+impl<T: Tag> Producer<T> {
     /// A producer that knows nothing yet.
     pub fn new(options: ProducerOptions, now: Instant) -> Self {
         Producer {
@@ -204,6 +230,9 @@ impl<T> Producer<T> {
             next_ticket: 1,
             pending: 0,
             actions: VecDeque::new(),
+            keeping: BTreeMap::new(),
+            keep_ticket: None,
+            to_keep: Vec::new(),
             delivered: Vec::new(),
             refused: Vec::new(),
             stats: ProducerStats::default(),
@@ -228,7 +257,7 @@ impl<T> Producer<T> {
             self.metadata_at = self.metadata_at.min(now);
         }
         if found.slots.is_empty() {
-            found.waiting.push_back((owned(record), tag));
+            found.waiting.push_back((owned(record), tag, now));
         } else {
             self.place(index, record, tag, now);
         }
@@ -256,7 +285,7 @@ impl<T> Producer<T> {
     }
 
     /// The next thing to do, after [`Producer::poll`].
-    pub fn next_action(&mut self) -> Option<Action> {
+    pub fn next_action(&mut self) -> Option<Action<T::Stored>> {
         self.actions.pop_front()
     }
 
@@ -274,7 +303,7 @@ impl<T> Producer<T> {
     pub fn abandon(&mut self) -> Vec<T> {
         let mut tags = Vec::new();
         for topic in &mut self.topics {
-            tags.extend(topic.waiting.drain(..).map(|(_, tag)| tag));
+            tags.extend(topic.waiting.drain(..).map(|(_, tag, _)| tag));
             for slot in &mut topic.slots {
                 tags.extend(slot.partition.abandon());
             }

@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::batch::{Batch, OpenBatch, Refusal};
+use super::Tag;
+use super::batch::{Batch, Keep, OpenBatch, Refusal};
 use super::recovery::Recovery;
 use crate::backoff::Backoff;
 use crate::kafka::compression::Compression;
@@ -75,6 +76,8 @@ pub(super) enum Step {
     AskProducers,
     /// The head of the queue was refused: call [`Partition::take_apart`].
     TakeApart,
+    /// Stored batches are next: their identities must be kept first. Call [`Partition::keep_identities`].
+    Keep,
     /// A batch may be sent: call [`Partition::send`].
     Send,
 }
@@ -87,8 +90,10 @@ pub(super) struct View {
     pub producer: Option<ProducerId>,
     /// False where the broker refuses idempotent producers: no identities, one batch in flight.
     pub idempotent: bool,
-    /// The leader can be asked with DescribeProducers.
+    /// The leader can be asked with DescribeProducers, and has answered before.
     pub can_ask: bool,
+    /// The leader may be asked: it knows how, and has not refused.
+    pub may_ask: bool,
     /// Records wait at least this long for company.
     pub linger: Duration,
     /// The connection would rather gather than send a part-filled batch now.
@@ -113,7 +118,7 @@ pub(super) enum Notice {
 }
 
 pub(super) struct InFlight<T> {
-    batch: Batch<T>,
+    pub(super) batch: Batch<T>,
     ticket: u64,
     answer: Option<Answer>,
 }
@@ -123,7 +128,7 @@ pub(super) struct Partition<T> {
     /// Node id of the leader.
     pub leader: Option<i32>,
     pub(super) queue: VecDeque<Batch<T>>,
-    open: Option<OpenBatch<T>>,
+    pub(super) open: Option<OpenBatch<T>>,
     pub(super) in_flight: VecDeque<InFlight<T>>,
     pub(super) producer: Option<ProducerId>,
     pub(super) retired: Option<i64>,
@@ -136,10 +141,12 @@ pub(super) struct Partition<T> {
     pub(super) covered: usize,
     pub(super) gaps: u32,
     pub(super) retry: Backoff,
-    queued_bytes: usize,
+    /// The highest offset that Kafka has acknowledged; -1 if none.
+    pub(super) acknowledged_offset: i64,
+    pub(super) queued_bytes: usize,
 }
 
-impl<T> Partition<T> {
+impl<T: Tag> Partition<T> {
     pub fn new() -> Self {
         Partition {
             leader: None,
@@ -155,6 +162,7 @@ impl<T> Partition<T> {
             covered: 0,
             gaps: 0,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
+            acknowledged_offset: -1,
             queued_bytes: 0,
         }
     }
@@ -168,12 +176,14 @@ impl<T> Partition<T> {
         limit_bytes: usize,
         codec: Compression,
     ) {
-        if self.open.as_ref().is_some_and(|open| !open.has_room(record, limit_bytes)) {
+        let stored = tag.stored().is_some();
+        let fits = |open: &OpenBatch<T>| open.is_stored() == stored && open.has_room(record, limit_bytes);
+        if self.open.as_ref().is_some_and(|open| !fits(open)) {
             self.seal_open(codec);
         }
-        let open = self.open.get_or_insert_with(OpenBatch::default);
+        let open = self.open.get_or_insert_with(|| OpenBatch::new(now));
         let before = open.encoded_bytes();
-        open.append(record, tag, now);
+        open.append(record, tag);
         self.queued_bytes += open.encoded_bytes() - before;
     }
 
@@ -213,6 +223,9 @@ impl<T> Partition<T> {
         if self.in_flight.iter().any(|sent| sent.answer.is_some()) {
             return Step::Idle; // A failed run comes back whole before anything else is sent.
         }
+        if self.adopt(view.now) {
+            return Step::Idle;
+        }
         if let Some(step) = self.recovery_step(view) {
             return step;
         }
@@ -229,13 +242,22 @@ impl<T> Partition<T> {
         if self.tickets_in_flight() >= self.window(view) {
             return Step::Idle;
         }
+        if !head.is_whole() {
+            // Not in the log, or nobody can tell: a batch with fewer records must not take its place.
+            self.retire();
+        }
+        let Some(head) = self.queue.front() else { return Step::Idle };
         if head.identity.is_none() && view.idempotent && self.producer.is_none() {
             let usable = view.producer.filter(|producer| Some(producer.id) != self.retired);
             let Some(producer) = usable else { return Step::NeedsProducerId };
             self.producer = Some(producer);
             self.next_sequence = 0;
         }
-        Step::Send
+        match self.queue.front().filter(|head| view.idempotent && head.needs_keeping()).map(|head| head.keep) {
+            Some(Keep::Asked(_)) => Step::Idle,
+            Some(_) => Step::Keep,
+            None => Step::Send,
+        }
     }
 
     /// Sends the head of the queue, after [`Step::Send`]: the encoded batch, now in flight under `ticket`.
@@ -246,21 +268,22 @@ impl<T> Partition<T> {
             }
         }
         let mut batch = self.pop_queue()?;
-        let identity = match (batch.identity, self.producer) {
-            (Some(identity), _) => identity,
-            (None, Some(producer)) => {
-                let base_sequence = self.next_sequence;
-                self.next_sequence = next_sequence(base_sequence, batch.records.count());
-                Identity { producer_id: producer.id, producer_epoch: producer.epoch, base_sequence }
-            }
-            (None, None) => Identity::NONE,
-        };
-        if identity != Identity::NONE {
-            batch.identity = Some(identity);
-        }
+        self.identify(&mut batch);
+        let identity = batch.identity.unwrap_or(Identity::NONE);
         let bytes = batch.records.encode(identity);
         self.in_flight.push_back(InFlight { batch, ticket, answer: None });
         Some(bytes)
+    }
+
+    /// Gives the batch the next sequences, if it has none and there is a producer id.
+    pub(super) fn identify(&mut self, batch: &mut Batch<T>) {
+        if let (None, Some(producer)) = (batch.identity, self.producer) {
+            let base_sequence = self.next_sequence;
+            self.next_sequence = next_sequence(base_sequence, batch.records.count());
+            batch.after_offset = self.acknowledged_offset;
+            batch.identity =
+                Some(Identity { producer_id: producer.id, producer_epoch: producer.epoch, base_sequence });
+        }
     }
 
     /// Notes the answer to what was sent under `ticket`. Stale tickets are ignored.
@@ -332,7 +355,7 @@ impl<T> Partition<T> {
         if view.gather {
             return Some(Step::Idle);
         }
-        let due = open.opened_at? + view.linger;
+        let due = open.opened_at + view.linger;
         (view.now < due).then_some(Step::WaitUntil(due))
     }
 
@@ -391,7 +414,7 @@ impl<T> Partition<T> {
         }
     }
 
-    fn seal_open(&mut self, codec: Compression) {
+    pub(super) fn seal_open(&mut self, codec: Compression) {
         if let Some(open) = self.open.take() {
             self.queued_bytes -= open.encoded_bytes();
             let batch = open.seal(codec);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::cluster::Asked;
 use super::partition::{Step, View};
 use super::topic::{AskRight, PartitionAt};
-use super::{GATHER_BYTES, GATHER_MAX, Identity, Producer};
+use super::{GATHER_BYTES, GATHER_MAX, Identity, Producer, Tag};
 use crate::kafka::protocol::{ProduceBatch, ProduceRequest, Request, TopicName};
 
 /// Most unanswered requests on a link: five Produce requests keep a partition's window full, the rest is for
@@ -38,7 +38,7 @@ struct Room {
     gather: bool,
 }
 
-impl<T> Producer<T> {
+impl<T: Tag> Producer<T> {
     /// Puts a partition into the list of those that may have something to do.
     pub(super) fn list(&mut self, at: PartitionAt) {
         if let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition))
@@ -68,6 +68,7 @@ impl<T> Producer<T> {
         for (link, load) in loads {
             self.send_load(link, load, now);
         }
+        self.send_keep(now);
     }
 
     /// Moves one partition on as far as it goes. True if it must be looked at again.
@@ -80,7 +81,7 @@ impl<T> Producer<T> {
     ) -> bool {
         loop {
             let Some(topic) = self.topics.get_mut(at.topic) else { return false };
-            let asks = matches!(topic.ask_right, AskRight::Granted);
+            let right = topic.ask_right;
             let name = topic.name.clone();
             let Some(slot) = topic.slots.get_mut(at.partition) else { return false };
             let partition = &mut slot.partition;
@@ -93,7 +94,8 @@ impl<T> Producer<T> {
                 now,
                 producer: self.newest,
                 idempotent,
-                can_ask: idempotent && room.can_ask && asks,
+                can_ask: idempotent && room.can_ask && right == AskRight::Granted,
+                may_ask: idempotent && room.can_ask && right != AskRight::Denied,
                 linger: self.options.linger,
                 gather: room.gather,
                 compression: self.options.compression,
@@ -119,6 +121,10 @@ impl<T> Producer<T> {
                 }
                 Step::TakeApart => {
                     self.take_apart(at, &name, now);
+                }
+                Step::Keep => {
+                    self.keep(at);
+                    return true;
                 }
                 Step::Send => {
                     let room = *room;

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use super::Tag;
 use super::batch::{Batch, Culprit, Refusal};
 use super::partition::{Notice, Partition, Step, View};
 use crate::kafka::compression::Compression;
@@ -17,7 +18,7 @@ pub(super) struct Recovery {
     pub retire: bool,
 }
 
-impl<T> Partition<T> {
+impl<T: Tag> Partition<T> {
     /// The question of [`Step::AskProducers`] is on its way.
     pub(super) fn producers_asked(&mut self) {
         if let Some(recovery) = &mut self.recovery {
@@ -50,20 +51,26 @@ impl<T> Partition<T> {
         };
         let reached = |batch: &Batch<T>| batch.end_sequence().is_some_and(|end| is_behind(end, last_written));
         let written = self.queue.iter().take_while(|batch| reached(batch)).count();
-        let unconfirmable = self.queue.iter().take(written).any(|batch| batch.refusal.is_some());
-        if written > 0 && !recovery.retire && !unconfirmable {
+        let refused = self.queue.iter().take(written).any(|batch| batch.refusal.is_some());
+        let expected = next_sequence(last_written, 1);
+        let last = written.checked_sub(1).and_then(|at| self.queue.get(at));
+        // The leader recognises the last batch of its log; after a restart it may have more than is queued here.
+        let recognised = last.is_some_and(|last| last.is_whole() && last.end_sequence() == Some(expected));
+        if recognised && !recovery.retire && !refused {
             self.covered = written - 1;
             return None;
         }
-        // Written, but under an identity or with a size that Kafka no longer takes: it cannot be confirmed by
-        // sending it again, and it is in the log.
+        // Written, but it cannot be confirmed by sending it again: others follow it in the log, or it has an identity or a
+        // size that Kafka no longer takes.
         for _ in 0..written {
             if let Some(batch) = self.pop_queue() {
                 delivered.extend(batch.tags);
             }
         }
-        let expected = next_sequence(last_written, 1);
         let next = self.queue.front().and_then(|batch| batch.identity);
+        if next.is_none() && is_behind(self.next_sequence, last_written) {
+            self.next_sequence = expected;
+        }
         let gap = written == 0 && next.is_some_and(|identity| identity.base_sequence != expected);
         if gap || recovery.retire {
             self.retire();
@@ -106,7 +113,7 @@ impl<T> Partition<T> {
             return Some(Step::Idle);
         }
         let was_sent = self.queue.front().is_some_and(|batch| batch.identity.is_some());
-        if was_sent && view.can_ask {
+        if was_sent && view.may_ask {
             return Some(Step::AskProducers);
         }
         if was_sent && (recovery.retire || self.gaps > 0) {
@@ -124,9 +131,7 @@ impl<T> Partition<T> {
         self.next_sequence = refused.base_sequence;
         self.covered = 0;
         self.gaps = 0;
-        for batch in &mut self.queue {
-            batch.identity = None;
-        }
+        self.queue.iter_mut().for_each(Batch::forget_identity);
     }
 
     /// Gives the identity up: nothing that is queued was written under it.
@@ -138,7 +143,7 @@ impl<T> Partition<T> {
         self.covered = 0;
         self.gaps = 0;
         for batch in &mut self.queue {
-            batch.identity = None;
+            batch.forget_identity();
             batch.uncertain = false;
         }
     }

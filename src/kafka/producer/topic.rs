@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 
 use super::RIGHTS_RETRY;
+use super::Tag;
 use super::partition::Partition;
 use crate::backoff::Backoff;
 use crate::kafka::error::{Class, ErrorCode};
@@ -67,7 +68,7 @@ pub(super) struct Topic<T> {
     pub name: TopicName,
     pub slots: Vec<Slot<T>>,
     /// Records that came before the partitions were known.
-    pub waiting: VecDeque<(Record, T)>,
+    pub waiting: VecDeque<(Record, T, Instant)>,
     /// Where records without a key go.
     pub sticky: Sticky,
     /// Partitions that have a leader.
@@ -81,14 +82,16 @@ pub(super) struct Topic<T> {
     pub metadata_asked: bool,
     metadata_backoff: Backoff,
     missing_answers: u32,
-    refused: Option<ErrorCode>,
+    pub refused: Option<ErrorCode>,
+    /// Kafka will never take a topic of this name.
+    pub impossible: bool,
     /// Until then its records are sent without a time, because Kafka has refused that.
     timeless_until: Option<Instant>,
     /// Since when it has been said to have fewer partitions than it had.
     smaller_since: Option<Instant>,
 }
 
-impl<T> Topic<T> {
+impl<T: Tag> Topic<T> {
     pub fn new(name: TopicName, sticky: Sticky, now: Instant) -> Self {
         Topic {
             name,
@@ -104,6 +107,7 @@ impl<T> Topic<T> {
             metadata_backoff: Backoff::new(METADATA_FIRST, METADATA_MAX),
             missing_answers: 0,
             refused: None,
+            impossible: false,
             smaller_since: None,
             timeless_until: None,
         }
@@ -141,6 +145,11 @@ impl<T> Topic<T> {
         true
     }
 
+    /// True if it was said to be missing for so long that the operator was told.
+    pub fn is_missing(&self) -> bool {
+        self.missing_answers >= MISSING_ANSWERS
+    }
+
     /// Asks for metadata again soon: a leader was wrong or is gone.
     pub fn want_metadata(&mut self, now: Instant, random: f64) {
         if !self.metadata_asked {
@@ -162,6 +171,7 @@ impl<T> Topic<T> {
                 self.metadata_due = now + REFUSED_RETRY;
                 // Only the name can make it final; rights can be granted.
                 if code.name() == "INVALID_TOPIC_EXCEPTION" {
+                    self.impossible = true;
                     MetadataVerdict::Never(code)
                 } else {
                     MetadataVerdict::Later

@@ -1,0 +1,163 @@
+//! The partition's dealings with the spool: what goes there, what comes from there, and identities that must be on the disk
+//! before a stored batch is sent.
+//!
+//! ```text
+//! sent and unacknowledged --copy_sent--> spool --convert--> the same batch, stored: it stays here and is retried
+//! not sent                --take_unsent--> spool           it comes back in its turn
+//! spool --push_sent--> a batch of an earlier process, with its identity: the leader is asked before it is sent
+//! ```
+//!
+//! Invariant: in a queue, batches with an identity come before those without, and stored ones before others.
+
+use std::time::Instant;
+
+use super::Tag;
+use super::batch::{Batch, Keep, OpenBatch};
+use super::partition::{Partition, ProducerId};
+use super::recovery::Recovery;
+use crate::kafka::compression::Compression;
+use crate::kafka::record_batch::{Identity, Record, SealedBatch};
+
+/// A stored batch whose identity must be kept.
+pub(super) struct Kept<A> {
+    pub identity: Identity,
+    pub records: i32,
+    pub after_offset: i64,
+    pub stored: Vec<A>,
+}
+
+/// A batch that may have been sent by an earlier process.
+#[derive(Debug)]
+pub struct SentBefore<T> {
+    /// What it was given then.
+    pub identity: Identity,
+    /// How many records it had. More than there are, where the spool has lost some.
+    pub batch_records: i32,
+    /// An offset of the partition that it lies behind, if it was written; -1 if none is known.
+    pub after_offset: i64,
+    /// Its records, in order.
+    pub records: Vec<(Record, T)>,
+}
+
+impl<T: Tag> Partition<T> {
+    /// Adds a batch of an earlier process behind all others.
+    pub fn push_sent(&mut self, sent: SentBefore<T>, codec: Compression, now: Instant) {
+        self.seal_open(codec);
+        let mut open = OpenBatch::new(now);
+        sent.records.into_iter().for_each(|(record, tag)| open.append_owned(&record, tag));
+        let batch = Batch {
+            identity: Some(sent.identity),
+            identified_records: sent.batch_records,
+            after_offset: sent.after_offset,
+            uncertain: true,
+            keep: Keep::Yes,
+            ..open.seal(codec)
+        };
+        self.queued_bytes += batch.records.encoded_bytes();
+        self.queue.push_back(batch);
+    }
+
+    /// Takes over the producer id of a batch of an earlier process that is next, once nothing of another is in flight. True
+    /// if that is to be waited for.
+    pub(super) fn adopt(&mut self, now: Instant) -> bool {
+        let id_of = |batch: &Batch<T>| {
+            batch.identity.map(|identity| ProducerId { id: identity.producer_id, epoch: identity.producer_epoch })
+        };
+        let Some(head) = self.queue.front() else { return false };
+        let Some(next) = id_of(head).filter(|id| self.producer != Some(*id)) else { return false };
+        if !self.in_flight.is_empty() {
+            return true;
+        }
+        let last = self.queue.iter().take_while(|batch| id_of(batch) == Some(next)).last();
+        self.next_sequence = last.and_then(Batch::end_sequence).unwrap_or(0);
+        self.producer = Some(next);
+        self.acknowledged = false;
+        self.proven_at = None;
+        self.covered = 0;
+        self.gaps = 0;
+        self.recovery = Some(Recovery { not_before: now, asked: false, retire: false });
+        false
+    }
+
+    /// Gives identities to the stored batches at the head of the queue, after [`super::partition::Step::Keep`]. They are sent
+    /// when [`Partition::kept`] says that these are on the disk.
+    pub fn keep_identities(&mut self, ticket: u64, codec: Compression) -> Vec<Kept<T::Stored>> {
+        if self.open.as_ref().is_some_and(OpenBatch::is_stored) {
+            self.seal_open(codec);
+        }
+        let mut kept = Vec::new();
+        let mut queue = std::mem::take(&mut self.queue);
+        for batch in queue.iter_mut().take_while(|batch| batch.is_stored() && batch.refusal.is_none()) {
+            if batch.keep != Keep::No {
+                continue;
+            }
+            self.identify(batch);
+            let Some(identity) = batch.identity else { break };
+            batch.keep = Keep::Asked(ticket);
+            kept.push(Kept {
+                identity,
+                records: batch.identified_records,
+                after_offset: batch.after_offset,
+                stored: batch.tags.iter().filter_map(Tag::stored).collect(),
+            });
+        }
+        self.queue = queue;
+        kept
+    }
+
+    /// The identities that were given under this ticket are on the disk.
+    pub fn kept(&mut self, ticket: u64) {
+        for batch in self.queue.iter_mut().filter(|batch| batch.keep == Keep::Asked(ticket)) {
+            batch.keep = Keep::Yes;
+        }
+    }
+
+    /// When the oldest record came that is not stored.
+    pub fn oldest_unstored(&self) -> Option<Instant> {
+        let sent = self.in_flight.iter().map(|sent| &sent.batch);
+        let sealed = sent.chain(&self.queue).find(|batch| !batch.is_stored()).map(|batch| batch.opened_at);
+        let open = || self.open.as_ref().filter(|open| !open.is_stored()).map(|open| open.opened_at);
+        sealed.or_else(open)
+    }
+
+    /// Takes out what was never sent and is not stored, in order.
+    pub fn take_unsent(&mut self, codec: Compression) -> Vec<(Record, T)> {
+        if self.open.as_ref().is_some_and(|open| !open.is_stored()) {
+            self.seal_open(codec);
+        }
+        let unsent = |batch: &Batch<T>| {
+            !batch.is_stored() && batch.identity.is_none() && !batch.uncertain && batch.refusal.is_none()
+        };
+        let kept = self.queue.len() - self.queue.iter().rev().take_while(|batch| unsent(batch)).count();
+        let taken = self.queue.split_off(kept);
+        let mut records = Vec::new();
+        for batch in taken {
+            self.queued_bytes -= batch.records.encoded_bytes();
+            let read = batch.records.records().expect("a batch that was sealed here can be read back");
+            records.extend(read.into_iter().zip(batch.tags));
+        }
+        records
+    }
+
+    /// Lends each batch that was sent and is not stored, in order, to be copied to the spool.
+    pub fn copy_sent(&mut self, mut lend: impl FnMut(&SealedBatch, Option<Identity>, &mut [T])) {
+        let sent = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
+        for batch in sent.chain(&mut self.queue).filter(|batch| !batch.is_stored()) {
+            batch.copied = Some(batch.identity.unwrap_or(Identity::NONE));
+            lend(&batch.records, batch.identity, &mut batch.tags);
+        }
+    }
+
+    /// The copies are on the disk: lends every tag, to be made one of a stored record.
+    pub fn convert(&mut self, mut lend: impl FnMut(&mut T)) {
+        let sent = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
+        for batch in sent.chain(&mut self.queue) {
+            batch.tags.iter_mut().for_each(&mut lend);
+            if let Some(copied) = batch.copied.take()
+                && batch.identity == Some(copied)
+            {
+                batch.keep = Keep::Yes;
+            }
+        }
+    }
+}

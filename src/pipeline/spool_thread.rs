@@ -1,0 +1,382 @@
+//! The spool thread: owns the spool, and does what publish asks of it, in the order of asking. Inserting, reading for restoring and
+//! deleting share it, because they share one owner: the log and its checkpoint (docs/decisions/0009).
+//!
+//! ```text
+//!   publish --Append, Keep, Read, Done--> spool thread --replies--> publish
+//! ```
+//!
+//! What it does not know: Kafka, MQTT, what a record is.
+//!
+//! Invariants:
+//! - an Append or Keep is answered with success only after fdatasync has returned;
+//! - publish has at most one request of each kind without an answer, so neither channel is ever full, and what publish gathers
+//!   meanwhile makes the next append larger: that is the group commit;
+//! - with nothing to do it does not wake up.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use log::{error, info, warn};
+
+use crate::clock;
+use crate::error::chain;
+use crate::kafka::protocol::TopicName;
+use crate::spool::{
+    Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store,
+};
+
+/// Requests and replies that may wait: one of each kind, with room to spare.
+pub const CHANNEL_CAPACITY: usize = 8;
+/// What Kafka has taken is written down after this long at the latest, one small write for all of it. After a crash the rest is
+/// asked of Kafka.
+const CHECKPOINT_AFTER: Duration = Duration::from_millis(250);
+/// A spool that is stopped is opened again this often.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// A frame that the disk does not give is tried for this long before it is counted as lost.
+const UNREADABLE_FOR: Duration = Duration::from_secs(30);
+
+/// A frame to be kept.
+#[derive(Debug, Clone)]
+pub struct FrameToKeep {
+    /// The route.
+    pub topic: TopicName,
+    /// Where it was sent to, if it was.
+    pub sent: Option<(i32, Identity)>,
+    /// How many records.
+    pub records: u32,
+    /// How many MQTT messages.
+    pub messages: u32,
+    /// Arrival of the oldest record, milliseconds since 1970.
+    pub oldest_ms: i64,
+    /// Arrival of the newest record, milliseconds since 1970.
+    pub newest_ms: i64,
+    /// The records.
+    pub body: Bytes,
+}
+
+/// Which frames are wanted.
+#[derive(Debug, Clone)]
+pub struct ReadFrames {
+    /// The route.
+    pub topic: TopicName,
+    /// Behind this frame.
+    pub after: FrameId,
+    /// Enough once there are so many bytes.
+    pub bytes_max: usize,
+}
+
+/// What publish asks for.
+#[derive(Debug)]
+pub enum SpoolRequest {
+    /// Keep these frames, all or none.
+    Append(Vec<FrameToKeep>),
+    /// Keep identities of frames.
+    Keep {
+        /// To be given back.
+        ticket: u64,
+        /// The identities.
+        assignments: Vec<Assignment>,
+    },
+    /// Give out frames.
+    Read(Vec<ReadFrames>),
+    /// Frames that are in Kafka, and routes that Kafka refuses or takes again.
+    Done {
+        /// Frames.
+        frames: Vec<FrameId>,
+        /// Routes.
+        parked: Vec<(TopicName, bool)>,
+    },
+}
+
+/// Why nothing was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotKept {
+    /// A limit is reached, for a parked route or for all.
+    Full {
+        /// The route whose share is used up, if it is that.
+        parked: Option<String>,
+    },
+    /// The disk failed; try again later.
+    Stopped,
+}
+
+/// Frames of a route.
+#[derive(Debug)]
+pub struct FramesRead {
+    /// The route.
+    pub topic: TopicName,
+    /// Its frames, ascending.
+    pub frames: Vec<Frame>,
+    /// There were no more behind them.
+    pub caught_up: bool,
+}
+
+/// What drop-oldest gave up.
+#[derive(Debug, Default)]
+pub struct GivenUp {
+    /// What went, by route.
+    pub losses: Vec<Loss>,
+    /// Frame numbers, first and last; some may be on their way to Kafka all the same.
+    pub ranges: Vec<(FrameId, FrameId)>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub enum SpoolReply {
+    /// To [`SpoolRequest::Append`].
+    Appended {
+        /// The frames' numbers, in order.
+        result: Result<Vec<FrameId>, NotKept>,
+        /// What had to go.
+        given_up: GivenUp,
+    },
+    /// To [`SpoolRequest::Keep`].
+    Kept {
+        /// As asked.
+        ticket: u64,
+        /// Whether they are on the disk.
+        result: Result<(), NotKept>,
+    },
+    /// To [`SpoolRequest::Read`].
+    Read(Vec<FramesRead>),
+    /// To [`SpoolRequest::Done`]: how many bytes the spool takes now.
+    Done {
+        /// Bytes.
+        bytes: u64,
+    },
+}
+
+/// See the module head.
+pub struct SpoolThread {
+    store: Box<dyn Store>,
+    requests: Receiver<SpoolRequest>,
+    replies: Sender<SpoolReply>,
+    /// When the oldest acknowledgement came that is not written down.
+    undone_since: Option<Instant>,
+    /// Since when a limit is reached.
+    full_since: Option<Instant>,
+    /// Since when the spool is stopped, and when it is to be opened again.
+    stopped: Option<(Instant, Instant)>,
+    unreadable: BTreeMap<FrameId, Instant>,
+}
+
+impl SpoolThread {
+    /// A thread that has not started.
+    pub fn new(
+        store: Box<dyn Store>,
+        requests: Receiver<SpoolRequest>,
+        replies: Sender<SpoolReply>,
+    ) -> SpoolThread {
+        SpoolThread {
+            store,
+            requests,
+            replies,
+            undone_since: None,
+            full_since: None,
+            stopped: None,
+            unreadable: BTreeMap::new(),
+        }
+    }
+
+    /// Runs until nobody can ask any more, then writes down what is done.
+    ///
+    /// # Errors
+    /// None: a disk that fails is told and tried again.
+    pub fn run(mut self) -> Result<(), String> {
+        loop {
+            let request = match self.undone_since {
+                Some(since) => self.requests.recv_deadline(since + CHECKPOINT_AFTER),
+                None => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match request {
+                Ok(request) => {
+                    let reply = self.carry_out(request);
+                    self.tell_damage();
+                    // Publish is gone: so is the channel of requests.
+                    let _ = self.replies.send(reply);
+                    if self.undone_since.is_some_and(|since| since.elapsed() >= CHECKPOINT_AFTER) {
+                        self.checkpoint();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => self.checkpoint(),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.checkpoint();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, request: SpoolRequest) -> SpoolReply {
+        match request {
+            SpoolRequest::Append(frames) => {
+                let (result, dropped) = self.append(&frames);
+                let given_up = GivenUp { losses: dropped, ranges: self.store.take_dropped_ranges() };
+                SpoolReply::Appended { result, given_up }
+            }
+            SpoolRequest::Keep { ticket, assignments } => {
+                let result = self.working().and_then(|()| match self.store.assign(&assignments) {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(self.failed(&error)),
+                });
+                SpoolReply::Kept { ticket, result }
+            }
+            SpoolRequest::Read(wanted) => {
+                SpoolReply::Read(wanted.into_iter().map(|read| self.read(read)).collect())
+            }
+            SpoolRequest::Done { frames, parked } => {
+                for (topic, parked) in parked {
+                    self.store.park(&topic, parked);
+                }
+                self.done(&frames);
+                SpoolReply::Done { bytes: self.store.bytes() }
+            }
+        }
+    }
+
+    fn append(&mut self, frames: &[FrameToKeep]) -> (Result<Vec<FrameId>, NotKept>, Vec<Loss>) {
+        if let Err(error) = self.working() {
+            return (Err(error), Vec::new());
+        }
+        let new: Vec<NewFrame<'_>> = frames.iter().map(new_frame).collect();
+        match self.store.append(&new) {
+            Ok(appended) => {
+                if let Some(since) = self.full_since.take() {
+                    info!("the spool has room again after {:.1} s", since.elapsed().as_secs_f32());
+                }
+                (Ok(appended.ids), appended.dropped)
+            }
+            Err(error) => (Err(self.failed(&error)), self.store.take_damage()),
+        }
+    }
+
+    /// Notes and tells a failure, once an episode.
+    fn failed(&mut self, error: &SpoolError) -> NotKept {
+        let now = clock::now();
+        match error {
+            SpoolError::Full { limit: Limit::Parked, topic } => NotKept::Full { parked: topic.clone() },
+            SpoolError::Full { .. } => {
+                if self.full_since.is_none() {
+                    error!("{error}: MQTT messages stay unacknowledged until there is room; QoS 0 is dropped");
+                    self.full_since = Some(now);
+                }
+                NotKept::Full { parked: None }
+            }
+            _ => {
+                if self.stopped.is_none() {
+                    error!("{}: nothing more is acknowledged by it until it is opened again", chain(error));
+                }
+                let since = self.stopped.map_or(now, |(since, _)| since);
+                self.stopped = Some((since, now + REOPEN_EVERY));
+                NotKept::Stopped
+            }
+        }
+    }
+
+    /// Opens the spool again if it was stopped.
+    fn working(&mut self) -> Result<(), NotKept> {
+        let Some((since, retry_at)) = self.stopped else { return Ok(()) };
+        let now = clock::now();
+        if now < retry_at {
+            return Err(NotKept::Stopped);
+        }
+        match self.store.reopen() {
+            Ok(report) => {
+                warn!("the spool is open again after {:.1} s", since.elapsed().as_secs_f32());
+                tell(&report);
+                self.stopped = None;
+                Ok(())
+            }
+            Err(_) => {
+                // Told when it stopped; the next attempt says nothing new.
+                self.stopped = Some((since, now + REOPEN_EVERY));
+                Err(NotKept::Stopped)
+            }
+        }
+    }
+
+    fn read(&mut self, read: ReadFrames) -> FramesRead {
+        let ReadFrames { topic, after, bytes_max } = read;
+        let frames = match self.store.next(&topic, after, bytes_max) {
+            Ok(frames) => frames,
+            Err(error) => {
+                self.on_unreadable(&error, &topic);
+                return FramesRead { topic, frames: Vec::new(), caught_up: false };
+            }
+        };
+        let last = frames.last().map_or(after, |frame| frame.id);
+        let caught_up = self.store.next(&topic, last, 1).is_ok_and(|more| more.is_empty());
+        FramesRead { topic, frames, caught_up }
+    }
+
+    /// A disk that does not give a frame may give it later; what never comes must not hold up the rest for ever.
+    fn on_unreadable(&mut self, error: &SpoolError, topic: &str) {
+        let SpoolError::Unreadable { id, .. } = error else {
+            self.failed(error);
+            return;
+        };
+        let now = clock::now();
+        let since = *self.unreadable.entry(*id).or_insert(now);
+        if since == now {
+            error!("{}; trying again for {} s", chain(error), UNREADABLE_FOR.as_secs());
+        } else if now.saturating_duration_since(since) >= UNREADABLE_FOR {
+            error!("{topic}: {}: given up, its records are lost", chain(error));
+            self.unreadable.remove(id);
+            self.done(&[*id]);
+        }
+    }
+
+    fn done(&mut self, frames: &[FrameId]) {
+        if frames.is_empty() {
+            return;
+        }
+        self.store.ack(frames);
+        self.undone_since.get_or_insert_with(clock::now);
+    }
+
+    fn checkpoint(&mut self) {
+        self.undone_since = None;
+        if self.working().is_err() {
+            self.undone_since = Some(clock::now());
+            return;
+        }
+        match self.store.checkpoint() {
+            Ok(()) => {}
+            Err(error) => {
+                self.failed(&error);
+                self.undone_since = Some(clock::now());
+            }
+        }
+    }
+
+    fn tell_damage(&mut self) {
+        for Loss { topic, frames, records, messages } in self.store.take_damage() {
+            error!("{topic}: {records} records of {messages} messages in {frames} damaged frames of the spool are lost");
+        }
+    }
+}
+
+fn new_frame(frame: &FrameToKeep) -> NewFrame<'_> {
+    NewFrame {
+        topic: &frame.topic,
+        partition: frame.sent.map(|(partition, _)| partition),
+        identity: frame.sent.map(|(_, identity)| identity),
+        records: frame.records,
+        messages: frame.messages,
+        oldest_ms: frame.oldest_ms,
+        newest_ms: frame.newest_ms,
+        body: &frame.body,
+    }
+}
+
+/// Says what was found when the spool was opened.
+pub fn tell(report: &Report) {
+    if report.frames > 0 {
+        info!("the spool holds {} records in {} frames", report.records, report.frames);
+    }
+    for line in report.lines() {
+        warn!("spool: {line}");
+    }
+}
