@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, flock, statvfs};
+use rustix::fs::{Access, FlockOperation, access, flock, statvfs};
 
 /// Permissions of files: what is in the spool is nobody else's business.
 const FILE_MODE: u32 = 0o600;
@@ -125,6 +125,26 @@ pub trait Filesystem: Send + Sync + Debug {
 pub fn is_no_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// Whether this process can keep files in a directory; false where nothing is at that path yet. Asks only, writes nothing.
+///
+/// # Errors
+/// Why it cannot, in words that follow the path.
+pub fn is_writable_dir(path: &Path) -> io::Result<bool> {
+    let reason = |what: &str, error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
+    match fs::metadata(path) {
+        Ok(about) if !about.is_dir() => {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, "it is not a directory"));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(reason("it cannot be looked at", error)),
+    }
+    // The kernel is asked, not the permission bits: it knows of access lists and of what is mounted read-only.
+    let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    access(path, needed).map_err(|error| reason("this user cannot read and write it", error.into()))?;
+    Ok(true)
 }
 
 /// The operating system's files.
@@ -260,6 +280,28 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&inner), mode(&inner.join("file"))), (0o700, 0o600));
         assert!(StdFs.open(&inner.join("file"), Open::Create).is_err(), "Create does not take what is there");
+    }
+
+    #[test]
+    fn a_directory_is_asked_for_without_being_made() {
+        let home = tempfile::tempdir().unwrap();
+        let (absent, file, closed) =
+            (home.path().join("absent"), home.path().join("file"), home.path().join("closed"));
+        assert!(is_writable_dir(home.path()).unwrap());
+        assert!(!is_writable_dir(&absent).unwrap() && !absent.exists());
+        fs::write(&file, "").unwrap();
+        assert_eq!(is_writable_dir(&file).unwrap_err().to_string(), "it is not a directory");
+        let below = is_writable_dir(&file.join("below")).unwrap_err().to_string();
+        assert!(below.starts_with("it cannot be looked at: "), "{below}");
+        fs::create_dir(&closed).unwrap();
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o500)).unwrap();
+        // Permissions do not bind root.
+        let answer = is_writable_dir(&closed).map_err(|error| error.to_string());
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(answer, Ok(true));
+        } else {
+            assert!(answer.unwrap_err().starts_with("this user cannot read and write it: "));
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! `tidegate check`: what would be subscribed, where it would go, what is doubtful, and whether both brokers are there.
+//! `tidegate check`: what would be subscribed, where it would go, where the spool is, what is doubtful, and whether both
+//! brokers are there.
 
 use std::io::{self, Write};
 
 use super::{CliError, Hooks, Reach, warnings};
-use crate::config::Config;
+use crate::config::{Config, Spool};
+use crate::fs::is_writable_dir;
 use crate::observe::log::one_line;
 use crate::route::{Router, Rules};
 
@@ -11,13 +13,18 @@ pub(super) fn check(config: &Config, hooks: &Hooks<'_>, out: &mut dyn Write) -> 
     let router = Router::new(config.routes.rules.clone());
     writeln!(out, "configuration: valid")?;
     write_routes(config, router.rules(), out)?;
+    let spool = write_spool(&config.spool, out)?;
     for warning in warnings(config, &router) {
         writeln!(out, "warning: {}", one_line(&warning))?;
     }
     let mqtt = write_reached("MQTT", &config.mqtt.broker.to_string(), hooks.reach_mqtt, config, out)?;
     let brokers: Vec<String> = config.kafka.brokers.iter().map(ToString::to_string).collect();
     let kafka = write_reached("Kafka", &brokers.join(","), hooks.reach_kafka, config, out)?;
-    if mqtt && kafka { Ok(()) } else { Err(CliError::Unreachable) }
+    match (mqtt && kafka, spool) {
+        (false, _) => Err(CliError::Unreachable),
+        (true, false) => Err(CliError::SpoolUnusable),
+        (true, true) => Ok(()),
+    }
 }
 
 fn write_routes(config: &Config, rules: &Rules, out: &mut dyn Write) -> io::Result<()> {
@@ -47,6 +54,22 @@ fn write_routes(config: &Config, rules: &Rules, out: &mut dyn Write) -> io::Resu
         |topic: Option<&std::sync::Arc<str>>| topic.map_or("dropped and counted".into(), |t| t.to_string());
     writeln!(out, "no rule matches: {}", or_dropped(rules.default_topic()))?;
     writeln!(out, "undeliverable: {}", or_dropped(config.routes.dead_letter_topic.as_ref()))
+}
+
+/// Gives whether the spool's directory can be used. One that is not there yet is made by `run`.
+fn write_spool(spool: &Spool, out: &mut dyn Write) -> io::Result<bool> {
+    let at = match &spool.directory {
+        Some(directory) => one_line(&directory.display().to_string()).into_owned(),
+        None => "in memory: a crash or power loss loses what Kafka has not taken".to_owned(),
+    };
+    writeln!(out, "spool: {at}; at most {} bytes; when full: {}", spool.bytes_max, spool.full.word())?;
+    match spool.directory.as_deref().map(is_writable_dir) {
+        Some(Err(reason)) => {
+            writeln!(out, "spool: its directory can NOT be used, {}", one_line(&reason.to_string()))?;
+            Ok(false)
+        }
+        Some(Ok(_)) | None => Ok(true),
+    }
 }
 
 /// The key that records of a rule with this many wildcards get; see `KeyTemplate::render`.

@@ -44,7 +44,8 @@ pub struct Cli {
 pub enum Command {
     /// Take messages from MQTT to Kafka until SIGTERM or SIGINT (the default)
     Run,
-    /// Validate the configuration, say what would be subscribed and where it would go, and reach both brokers
+    /// Validate the configuration, say what would be subscribed, where it would go and where the spool is, and reach both
+    /// brokers
     Check,
     /// Say which rule, Kafka topic and key a message with each TOPIC would get; needs no broker
     Route {
@@ -84,6 +85,9 @@ pub enum CliError {
     /// `check` reached not every broker. Exit code 1.
     #[error("not every broker can be reached")]
     Unreachable,
+    /// `check` found that nothing can be kept in DB_PERSIST_PATH. Exit code 1.
+    #[error("the spool's directory (DB_PERSIST_PATH) cannot be used")]
+    SpoolUnusable,
     /// `route` was asked about something that is no topic name. Exit code 1.
     #[error("{0:?} is no MQTT topic name")]
     NoTopic(String, #[source] crate::route::TopicError),

@@ -59,6 +59,7 @@ subscriptions: 3, at QoS 1
   WILDCARD_TOPIC_LIST  plant/7/+   seven        {topic}
 no rule matches: rest
 undeliverable: dropped and counted
+spool: in memory: a crash or power loss loses what Kafka has not taken; at most 67108864 bytes; when full: block
 warning: WILDCARD_TOPIC_LIST entries plant/+/#:plant.{1} and plant/7/+:seven overlap: a topic that both match goes to plant.{1} only
 MQTT broker:1883: reached, MQTT 3.1.1
 Kafka k1:9092,k2:9092: reached, 3 brokers
@@ -73,6 +74,34 @@ fn check_reaches_both_brokers_even_if_the_first_is_away_and_tells_by_its_code() 
     assert!(text.contains("reached, 1 broker"), "{text}");
     assert_eq!(result.unwrap_err().exit_code(), 1);
     assert_eq!(checked(&config(&[]), Ok(""), Err("")).1.unwrap_err().exit_code(), 1);
+}
+
+#[test]
+fn check_says_where_the_spool_is_and_whether_its_directory_can_be_used() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let spool = |path: &std::path::Path, brokers: Result<&str, &str>| {
+        let path = path.to_str().unwrap();
+        let changes =
+            [("DB_PERSIST_PATH", path), ("SPOOL_FULL", "drop-oldest"), ("SPOOL_MAX_BYTES", "8000000")];
+        let (text, result) = checked(&config(&changes), brokers, brokers);
+        let told = format!("spool: {path}; at most 8000000 bytes; when full: drop-oldest\n");
+        assert!(text.contains(&told), "{text}");
+        (text, result)
+    };
+    // One that is not there is made by `run`, not by `check`.
+    for usable in [home.path().to_owned(), home.path().join("not/yet")] {
+        let (text, result) = spool(&usable, Ok(""));
+        assert!(result.is_ok() && !text.contains("NOT"), "{text}");
+    }
+    assert!(!home.path().join("not").exists());
+    let (text, result) = spool(&file, Ok(""));
+    assert!(text.contains("\nspool: its directory can NOT be used, it is not a directory\n"), "{text}");
+    assert!(text.contains("Kafka k1:9092,k2:9092: reached"), "{text}");
+    let error = result.unwrap_err();
+    assert!(matches!(error, CliError::SpoolUnusable) && error.exit_code() == 1, "{error}");
+    assert!(matches!(spool(&file, Err("")).1, Err(CliError::Unreachable)), "the brokers are told of first");
 }
 
 #[test]

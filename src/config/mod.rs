@@ -17,7 +17,7 @@ mod source;
 pub mod variables;
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,8 +42,10 @@ pub struct Config {
     pub kafka: Kafka,
     /// Which message goes where.
     pub routes: Routes,
-    /// How stored messages are restored. Without effect until there is a spool.
+    /// How stored messages are restored.
     pub restore: Restore,
+    /// Where messages are stored while Kafka does not take them.
+    pub spool: Spool,
     /// What the operator is to be told at start, one line each, at WARN.
     pub warnings: Vec<String>,
 }
@@ -210,7 +212,8 @@ pub struct Headers {
     pub qos: bool,
     /// The RETAIN flag of the delivery.
     pub retain: bool,
-    /// A mark on restored records. Without effect until there is a spool.
+    /// A mark on restored records, `tidegate.replayed`. Those that were sent to Kafka once before they were stored keep
+    /// their bytes and have none.
     pub replayed: bool,
 }
 
@@ -226,12 +229,51 @@ pub struct Routes {
 /// See [`Config::restore`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restore {
-    /// INVOKE_LATENCY_SEC.
+    /// INVOKE_LATENCY_SEC: a restore is attempted at the longest every so often while there is a backlog, and at once when
+    /// Kafka is seen to be back.
     pub latency: Duration,
-    /// INVOKE_MAX_GOROUTINE.
+    /// INVOKE_MAX_GOROUTINE: most stored messages in flight.
     pub max_in_flight: u32,
-    /// INVOKE_MIN_GOROUTINE, at most `max_in_flight`.
+    /// INVOKE_MIN_GOROUTINE, at most `max_in_flight`: refilled from the store when fewer are in flight.
     pub min_in_flight: u32,
+}
+
+/// See [`Config::spool`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spool {
+    /// DB_PERSIST_PATH; in memory without it.
+    pub directory: Option<PathBuf>,
+    /// SPOOL_AFTER_MS: what Kafka has not acknowledged for this long is stored.
+    pub after: Duration,
+    /// SPOOL_MAX_BYTES, at least 1 MiB.
+    pub bytes_max: u64,
+    /// SPOOL_MIN_FREE_BYTES: what is left free on the disk. No effect in memory.
+    pub free_bytes_min: u64,
+    /// SPOOL_SEGMENT_BYTES, at most a quarter of `bytes_max`.
+    pub segment_bytes: u32,
+    /// SPOOL_FULL.
+    pub full: SpoolFull,
+    /// SPOOL_RESTORE_PER_SEC: most stored messages sent per second; 0 is no limit.
+    pub restore_per_sec: u32,
+}
+
+/// SPOOL_FULL: what happens when the spool is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SpoolFull {
+    /// Nothing more is read from MQTT.
+    Block,
+    /// The oldest stored messages are lost, and counted.
+    DropOldest,
+}
+
+impl SpoolFull {
+    /// As it is written in the environment.
+    pub fn word(self) -> &'static str {
+        match self {
+            SpoolFull::Block => "block",
+            SpoolFull::DropOldest => "drop-oldest",
+        }
+    }
 }
 
 impl HostPort {

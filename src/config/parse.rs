@@ -3,6 +3,8 @@
 //!
 //! An empty value is the same as none, as container tools pass `X=` for "not given"; KAFKA_KEY alone may be empty.
 
+mod store;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -10,8 +12,7 @@ use super::error::{ConfigErrors, Problem};
 use super::source::Variables;
 use super::variables::{self, Since, Standard, VARIABLES};
 use super::{
-    Acks, Compression, Config, Headers, HostPort, Kafka, LogLevel, Mqtt, MqttQos, Restore, Routes, Run,
-    RunMode,
+    Acks, Compression, Config, Headers, HostPort, Kafka, LogLevel, Mqtt, MqttQos, Routes, Run, RunMode,
 };
 use crate::route::{KeyTemplate, Rule, RuleKind, Rules, TopicFilter, TopicTemplate, kafka_topic};
 use crate::secret::Secret;
@@ -40,10 +41,11 @@ pub(super) fn validate(variables: &Variables, problems: Vec<Problem>) -> Result<
     let kafka = reader.kafka();
     let routes = reader.routes();
     let restore = reader.restore();
+    let spool = reader.spool();
     let Reader { problems, warnings, .. } = reader;
-    match (mqtt, kafka, routes) {
-        (Some(mqtt), Some(kafka), Some(routes)) if problems.is_empty() => {
-            Ok(Config { run, mqtt, kafka, routes, restore, warnings })
+    match (mqtt, kafka, routes, spool) {
+        (Some(mqtt), Some(kafka), Some(routes), Some(spool)) if problems.is_empty() => {
+            Ok(Config { run, mqtt, kafka, routes, restore, spool, warnings })
         }
         _ => Err(ConfigErrors(problems)),
     }
@@ -55,13 +57,18 @@ impl Reader<'_> {
         self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The value, or its default from the table, without surrounding blanks. None when there is neither.
+    /// The value without surrounding blanks, unless nothing is left of it.
+    fn given(&self, name: &str) -> Option<&str> {
+        self.raw(name).map(str::trim).filter(|value| !value.is_empty())
+    }
+
+    /// The same, or the default from the table. None when there is neither.
     fn text(&self, name: &str) -> Option<&str> {
         let standard = match variables::find(name).map(|variable| variable.default) {
             Some(Standard::Value(value)) => Some(value),
             _ => None,
         };
-        self.raw(name).map(str::trim).filter(|value| !value.is_empty()).or(standard)
+        self.given(name).or(standard)
     }
 
     fn problem(&mut self, name: &str, expected: impl Into<String>) {
@@ -372,22 +379,6 @@ impl Reader<'_> {
                 KeyTemplate::default()
             }
         }
-    }
-
-    fn restore(&mut self) -> Restore {
-        let latency = self.seconds("INVOKE_LATENCY_SEC", 1, 86_400);
-        let before = self.problems.len();
-        let max_in_flight = self.number("INVOKE_MAX_GOROUTINE", 1, 1_000_000) as u32;
-        let mut min_in_flight = self.number("INVOKE_MIN_GOROUTINE", 1, 1_000_000) as u32;
-        if min_in_flight > max_in_flight && self.problems.len() == before {
-            if self.raw("INVOKE_MIN_GOROUTINE").is_some() {
-                let expected = format!("expected at most INVOKE_MAX_GOROUTINE, which is {max_in_flight}");
-                self.problem("INVOKE_MIN_GOROUTINE", expected);
-            } else {
-                min_in_flight = max_in_flight;
-            }
-        }
-        Restore { latency, max_in_flight, min_in_flight }
     }
 }
 

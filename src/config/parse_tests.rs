@@ -1,5 +1,8 @@
+use std::path::Path;
+use std::time::Duration;
+
 use crate::config::{
-    Acks, Compression, Config, ConfigErrors, Headers, LogLevel, MqttQos, RunMode, Variables,
+    Acks, Compression, Config, ConfigErrors, Headers, LogLevel, MqttQos, RunMode, Spool, SpoolFull, Variables,
 };
 use crate::route::{Decision, Router};
 
@@ -149,6 +152,7 @@ fn an_empty_value_is_none_but_an_empty_key_is_no_key() {
         valid(&[("DB_PERSIST_PATH", ""), ("MQTT_QOS", " "), ("MQTT_USER_NAME", ""), ("KAFKA_KEY", "")]);
     assert_eq!(config.mqtt.qos, MqttQos::AtLeastOnce);
     assert!(config.mqtt.user_name.is_none());
+    assert_eq!(config.spool.directory, None);
     assert!(!config.routes.rules.key().has_key());
 }
 
@@ -219,9 +223,7 @@ fn the_bootstrap_list_takes_several_brokers_and_names_the_bad_ones() {
 #[test]
 fn what_is_not_supported_yet_is_refused_and_never_ignored() {
     for (name, value) in [
-        ("DB_PERSIST_PATH", "/var/lib/x"),
         ("HTTP_LISTEN", "127.0.0.1:0"),
-        ("SPOOL_MAX_BYTES", "1"),
         ("MQTT_CA_FILE", "/x"),
         ("KAFKA_KEY_FILE", "/x"),
         ("SASL_MECHANISM", "PLAIN"),
@@ -235,7 +237,6 @@ fn what_is_not_supported_yet_is_refused_and_never_ignored() {
         let told = problem(&[(name, value)]);
         assert!(told.starts_with(name) && told.contains("not supported yet"), "{told}");
     }
-    assert!(problem(&[("DB_PERSIST_PATH", "/x")]).contains("stays unacknowledged at the MQTT broker"));
 }
 
 #[test]
@@ -265,6 +266,21 @@ fn a_value_out_of_its_range_is_refused_with_what_is_expected() {
         ("SHUTDOWN_TIMEOUT_SEC", "0", "from 1"),
         ("INVOKE_LATENCY_SEC", "0", "from 1"),
         ("INVOKE_MIN_GOROUTINE", "1001", "at most INVOKE_MAX_GOROUTINE, which is 1000"),
+        ("DB_PERSIST_PATH", "a\0b", "U+0000"),
+        ("SPOOL_AFTER_MS", "49", "from 50 to 3600000"),
+        ("SPOOL_AFTER_MS", "3600001", "from 50 to 3600000"),
+        ("SPOOL_MAX_BYTES", "1048575", "from 1048576 to 1125899906842624"),
+        ("SPOOL_MAX_BYTES", "1GiB", "a whole number"),
+        ("SPOOL_MIN_FREE_BYTES", "-1", "from 0 to"),
+        ("SPOOL_SEGMENT_BYTES", "65535", "from 65536 to 1073741824"),
+        ("SPOOL_SEGMENT_BYTES", "1073741825", "from 65536 to 1073741824"),
+        (
+            "SPOOL_SEGMENT_BYTES",
+            "16777217",
+            "at most 16777216, a quarter of SPOOL_MAX_BYTES, which is 67108864",
+        ),
+        ("SPOOL_FULL", "drop", "expected one of block, drop-oldest"),
+        ("SPOOL_RESTORE_PER_SEC", "1000001", "from 0 to 1000000"),
         ("MQTT_USER_NAME", "a\0b", "U+0000"),
         ("TOPIC_LIST", "no colon", "a colon between"),
         ("TOPIC_LIST", "a/+:b", "WILDCARD_TOPIC_LIST"),
@@ -300,6 +316,62 @@ fn all_problems_are_told_at_once() {
 #[test]
 fn a_smaller_maximum_lowers_the_minimum_that_is_not_set() {
     assert_eq!(valid(&[("INVOKE_MAX_GOROUTINE", "10")]).restore.min_in_flight, 10);
+}
+
+#[test]
+fn the_spool_is_in_memory_unless_it_has_a_directory_and_is_smaller_there() {
+    let in_memory = Spool {
+        directory: None,
+        after: Duration::from_millis(500),
+        bytes_max: 64 << 20,
+        free_bytes_min: 64 << 20,
+        segment_bytes: 8 << 20,
+        full: SpoolFull::Block,
+        restore_per_sec: 0,
+    };
+    assert_eq!(valid(&[]).spool, in_memory);
+    assert_eq!(valid(&[("DB_PERSIST_PATH", " "), ("SPOOL_MAX_BYTES", " ")]).spool, in_memory);
+    let on_disk = valid(&[("DB_PERSIST_PATH", "/var/lib/tidegate")]).spool;
+    assert_eq!(on_disk.directory.as_deref(), Some(Path::new("/var/lib/tidegate")));
+    assert_eq!(on_disk, Spool { directory: on_disk.directory.clone(), bytes_max: 1 << 30, ..in_memory });
+    assert_eq!(valid(&[("SPOOL_MAX_BYTES", "1073741824")]).spool.bytes_max, 1 << 30, "what is set is taken");
+}
+
+#[test]
+fn every_setting_of_the_spool_is_taken_up_to_its_limits() {
+    let spool = valid(&[
+        ("DB_PERSIST_PATH", "spool"),
+        ("SPOOL_AFTER_MS", "50"),
+        ("SPOOL_MAX_BYTES", "1048576"),
+        ("SPOOL_MIN_FREE_BYTES", "0"),
+        ("SPOOL_SEGMENT_BYTES", "262144"),
+        ("SPOOL_FULL", "Drop-Oldest"),
+        ("SPOOL_RESTORE_PER_SEC", "1000000"),
+    ])
+    .spool;
+    let expected = Spool {
+        directory: Some("spool".into()),
+        after: Duration::from_millis(50),
+        bytes_max: 1 << 20,
+        free_bytes_min: 0,
+        segment_bytes: 256 << 10,
+        full: SpoolFull::DropOldest,
+        restore_per_sec: 1_000_000,
+    };
+    assert_eq!(spool, expected);
+    let largest = valid(&[("SPOOL_MAX_BYTES", "1125899906842624"), ("SPOOL_SEGMENT_BYTES", "1073741824")]);
+    assert_eq!((largest.spool.bytes_max, largest.spool.segment_bytes), (1 << 50, 1 << 30));
+}
+
+#[test]
+fn a_smaller_spool_lowers_the_segment_that_is_not_set() {
+    assert_eq!(valid(&[("SPOOL_MAX_BYTES", "1048576")]).spool.segment_bytes, 256 << 10);
+    let told = problem(&[("SPOOL_MAX_BYTES", "1048576"), ("SPOOL_SEGMENT_BYTES", "262145")]);
+    assert!(told.starts_with("SPOOL_SEGMENT_BYTES is \"262145\": expected at most 262144"), "{told}");
+    // A size that is wrong by itself is the only problem: the quarter of it means nothing.
+    assert!(
+        problem(&[("SPOOL_MAX_BYTES", "1"), ("SPOOL_SEGMENT_BYTES", "8388608")]).starts_with("SPOOL_MAX")
+    );
 }
 
 #[test]

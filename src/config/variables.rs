@@ -84,8 +84,6 @@ impl Group {
 
 const NO_TLS: &str = "TLS is not in this version";
 const NO_SASL: &str = "SASL authentication is not in this version";
-const NO_SPOOL: &str = "the spool is not in this version: what Kafka has not acknowledged stays unacknowledged at the \
-                        MQTT broker, which keeps it";
 const NO_MQTT5: &str = "MQTT 5 is not in this version";
 const NO_HTTP: &str = "the HTTP endpoint is not in this version";
 
@@ -229,7 +227,8 @@ pub const VARIABLES: &[Variable] = &[
         "KAFKA_HEADERS",
         Value("id,replayed"),
         "Which record headers: any of id, topic, qos, retain, replayed; or none. id is the same when the MQTT broker \
-         delivers again. replayed marks restored records, of which this version has none. properties (MQTT 5) is refused.",
+         delivers again. replayed marks restored records with tidegate.replayed; those sent to Kafka once before they were \
+         stored have no mark. properties (MQTT 5) is refused.",
     ),
     here(
         Kafka,
@@ -298,35 +297,70 @@ pub const VARIABLES: &[Variable] = &[
     ),
     here(
         Store,
+        "DB_PERSIST_PATH",
+        Nothing,
+        "Directory of the spool, which holds what Kafka does not take; it is made if it is not there. Without it the spool \
+         is in memory, and a crash or power loss loses what Kafka has not taken.",
+    ),
+    here(
+        Store,
+        "SPOOL_AFTER_MS",
+        Value("500"),
+        "What Kafka has not acknowledged for this long goes to the spool, milliseconds (50 to 3600000).",
+    ),
+    here(
+        Store,
+        "SPOOL_MAX_BYTES",
+        Value("1073741824"),
+        "Size limit of the spool, bytes (1048576 to 1125899906842624). Without DB_PERSIST_PATH the default is 67108864, \
+         because it is memory.",
+    ),
+    here(
+        Store,
+        "SPOOL_MIN_FREE_BYTES",
+        Value("67108864"),
+        "Free space that the spool leaves on its disk, bytes (0 to 1125899906842624). No effect without DB_PERSIST_PATH.",
+    ),
+    here(
+        Store,
+        "SPOOL_SEGMENT_BYTES",
+        Value("8388608"),
+        "Size of a segment file, bytes (65536 to 1073741824); not above a quarter of SPOOL_MAX_BYTES, to which the default \
+         is lowered.",
+    ),
+    here(
+        Store,
+        "SPOOL_FULL",
+        Value("block"),
+        "What happens when the spool is full. block: nothing more is read from MQTT. drop-oldest: the oldest stored \
+         messages are lost and counted.",
+    ),
+    here(
+        Store,
+        "SPOOL_RESTORE_PER_SEC",
+        Value("0"),
+        "Most stored messages sent per second while a backlog is restored (0 to 1000000); 0 is no limit.",
+    ),
+    here(
+        Store,
         "INVOKE_LATENCY_SEC",
         Value("10"),
-        "How often, at the longest, a restore is attempted while there is a backlog, seconds (1 to 86400). No effect until \
-         the spool is there.",
+        "How often, at the longest, a restore is attempted while there is a backlog, seconds (1 to 86400). When Kafka is \
+         seen to be back, it is attempted at once.",
     ),
     here(
         Store,
         "INVOKE_MAX_GOROUTINE",
         Value("1000"),
-        "Most stored messages in flight to Kafka (1 to 1000000). No effect until the spool is there.",
+        "Most stored messages in flight to Kafka (1 to 1000000).",
     ),
     here(
         Store,
         "INVOKE_MIN_GOROUTINE",
         Value("50"),
-        "Refill from the store when fewer are in flight; not above INVOKE_MAX_GOROUTINE, to which the default is lowered. \
-         No effect until the spool is there.",
+        "Refill from the store when fewer stored messages are in flight (1 to 1000000); not above INVOKE_MAX_GOROUTINE, to \
+         which the default is lowered.",
     ),
-    later(Store, "DB_PERSIST_PATH", NO_SPOOL, "Folder of the spool."),
-    later(
-        Store,
-        "SPOOL_AFTER_MS",
-        NO_SPOOL,
-        "What Kafka has not acknowledged for this long goes to the spool, milliseconds.",
-    ),
-    later(Store, "SPOOL_MAX_BYTES", NO_SPOOL, "Size limit of the spool, bytes."),
-    later(Store, "SPOOL_MIN_FREE_BYTES", NO_SPOOL, "Free space that the spool leaves, bytes."),
-    later(Store, "SPOOL_SEGMENT_BYTES", NO_SPOOL, "Size of a segment file, bytes."),
-    later(Store, "SPOOL_FULL", NO_SPOOL, "What happens when the spool is full: block or drop-oldest."),
 ];
 
 /// The variable with this name.
@@ -420,6 +454,9 @@ mod tests {
             ("TOPIC_LISTS", "TOPIC_LIST"),
             ("MQTT_USER_PASSWORD_FIL", "MQTT_USER_PASSWORD_FILE"),
             ("INVOKE_MAX_GOROUTINES", "INVOKE_MAX_GOROUTINE"),
+            ("SPOOL_MAX_BYTE", "SPOOL_MAX_BYTES"),
+            ("SPOOL_RESTORE_PER_SECS", "SPOOL_RESTORE_PER_SEC"),
+            ("DB_PERSISTPATH", "DB_PERSIST_PATH"),
         ] {
             assert_eq!(suggestion(wrong).as_deref(), Some(right), "{wrong}");
         }

@@ -17,7 +17,7 @@ fn ended(output: &Output, code: i32) -> (String, String) {
 }
 
 /// Of the design's table: what there is from the first release on.
-pub const VARIABLES: [&str; 37] = [
+pub const VARIABLES: [&str; 43] = [
     "RUN_MODE",
     "MQTT_BROKER_URL",
     "MQTT_BROKER_PORT",
@@ -42,6 +42,12 @@ pub const VARIABLES: [&str; 37] = [
     "SASL_OAUTHBEARER_CLIENT_SECRET",
     "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI",
     "DB_PERSIST_PATH",
+    "SPOOL_AFTER_MS",
+    "SPOOL_MAX_BYTES",
+    "SPOOL_MIN_FREE_BYTES",
+    "SPOOL_SEGMENT_BYTES",
+    "SPOOL_FULL",
+    "SPOOL_RESTORE_PER_SEC",
     "KAFKA_SECURITY_PROTOCOL",
     "SASL_MECHANISM",
     "SASL_USERNAME",
@@ -135,6 +141,45 @@ fn check_fails_with_code_1_when_a_broker_cannot_be_reached_and_names_it() {
     let all = text(&output.stdout) + &text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{all}");
     assert!(all.contains(port), "{all}");
+}
+
+/// What `check` says of the spool with these settings, and the code it ends with.
+fn check_of_the_spool(changes: &[(&str, &str)]) -> (String, Option<i32>) {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    let setup = Setup::new(&mqtt, &kafka).wildcards("a/#:t");
+    std::fs::write(setup.folder().join("file"), "").unwrap();
+    let setup = changes.iter().fold(setup, |setup, (name, value)| setup.set(name, value));
+    let output = std::thread::scope(|scope| {
+        let run = scope.spawn(|| setup.run(&["check"]));
+        let link = mqtt.accept();
+        link.expect_connect();
+        link.connack(false, rumqttc::mqttbytes::v4::ConnectReturnCode::Success);
+        run.join().unwrap()
+    });
+    let all = text(&output.stdout) + &text(&output.stderr);
+    let lines = all.lines().filter(|line| line.contains("spool")).collect::<Vec<_>>().join("\n");
+    assert!(!setup.folder().join("spool").exists(), "check makes nothing");
+    (lines, output.status.code())
+}
+
+#[test]
+fn check_tells_where_the_spool_is_and_whether_it_can_be_used() {
+    assert_eq!(
+        check_of_the_spool(&[]),
+        (
+            "spool: in memory: a crash or power loss loses what Kafka has not taken; at most 67108864 bytes; when full: block"
+                .to_owned(),
+            Some(0)
+        )
+    );
+    let on_disk = [("DB_PERSIST_PATH", "spool"), ("SPOOL_FULL", "drop-oldest")];
+    assert_eq!(
+        check_of_the_spool(&on_disk),
+        ("spool: spool; at most 1073741824 bytes; when full: drop-oldest".to_owned(), Some(0))
+    );
+    let (told, code) = check_of_the_spool(&[("DB_PERSIST_PATH", "file")]);
+    assert!(told.contains("it is not a directory") && told.contains("DB_PERSIST_PATH"), "{told}");
+    assert_eq!(code, Some(1));
 }
 
 #[test]

@@ -75,6 +75,12 @@ fn each_wrong_value_is_refused_by_its_name() {
         ("DEFAULT_KAFKA_TOPIC", "not/valid"),
         ("DEAD_LETTER_TOPIC", ".."),
         ("SHUTDOWN_TIMEOUT_SEC", "never"),
+        ("SPOOL_AFTER_MS", "49"),
+        ("SPOOL_MAX_BYTES", "1000000"),
+        ("SPOOL_MIN_FREE_BYTES", "64MiB"),
+        ("SPOOL_SEGMENT_BYTES", "16777217"),
+        ("SPOOL_FULL", "drop-newest"),
+        ("SPOOL_RESTORE_PER_SEC", "-1"),
         ("WILDCARD_TOPIC_LIST", "a/+:t-{2}"),
         ("WILDCARD_TOPIC_LIST", "a+/b:t"),
         ("TOPIC_LIST", "a/+:t"),
@@ -96,7 +102,6 @@ fn settings_of_later_releases_are_refused_and_not_ignored() {
         ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
         ("MQTT_VERSION", "5"),
         ("MQTT_BROKER_URL", "mqtts://127.0.0.1"),
-        ("SPOOL_MAX_BYTES", "1000000"),
         ("HTTP_LISTEN", "127.0.0.1:0"),
     ] {
         let setup = Setup::new(&mqtt, &kafka).wildcards("ok/#:t").set(name, value);
