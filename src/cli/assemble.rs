@@ -2,12 +2,14 @@
 //! brokers. The only place that knows the names on both sides.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
-use log::info;
+use log::{info, warn};
 
 use crate::config::{self, Config, MqttQos};
 use crate::error::chain;
+use crate::fs::StdFs;
 use crate::kafka::client::{Client, ClientOptions};
 use crate::kafka::compression::Compression;
 use crate::kafka::connection::ConnectionOptions;
@@ -17,10 +19,12 @@ use crate::message::Qos;
 use crate::mqtt::probe::probe;
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
+use crate::pipeline::backlog::BacklogOptions;
 use crate::pipeline::publish::PublishOptions;
 use crate::pipeline::record::HeaderChoice;
 use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOptions};
 use crate::route::{Router, Rules};
+use crate::spool::{self, DiskSpool, MemorySpool, SpoolError, Store};
 
 /// What the gateway is called in Kafka's logs and quotas.
 const KAFKA_CLIENT_ID: &str = "tidegate";
@@ -36,22 +40,26 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// See [`pipeline::PipelineError`].
 pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
+    let spool = open_spool(&config.spool)?;
     let publish = PublishOptions {
         headers: HeaderChoice {
             id: config.kafka.headers.id,
             topic: config.kafka.headers.topic,
             qos: config.kafka.headers.qos,
             retain: config.kafka.headers.retain,
+            replayed: config.kafka.headers.replayed,
         },
         dead_letter_topic: config.routes.dead_letter_topic.clone(),
         producer: producer_options(&config.kafka),
         connection: connection_options(),
+        backlog: backlog_options(&config, spool.as_ref()),
         router,
     };
     let options = PipelineOptions {
         endpoint: endpoint(&config.mqtt),
         session: session_options(&config.mqtt, &config.routes.rules),
         publish,
+        spool,
         shutdown_timeout: config.run.shutdown_timeout,
     };
     info!(
@@ -102,6 +110,46 @@ pub fn reach_kafka(config: &Config) -> Result<String, String> {
         found.push_str(&format!("; topic {}: {state}", topic.name));
     }
     Ok(found)
+}
+
+/// Opens the spool and says what was found in it.
+fn open_spool(spool: &config::Spool) -> Result<Box<dyn Store>, SpoolError> {
+    let options = spool::Options {
+        bytes_max: spool.bytes_max,
+        free_bytes_min: spool.free_bytes_min,
+        segment_bytes: spool.segment_bytes,
+        policy: match spool.full {
+            config::SpoolFull::Block => spool::Policy::Block,
+            config::SpoolFull::DropOldest => spool::Policy::DropOldest,
+        },
+    };
+    match &spool.directory {
+        Some(directory) => {
+            let (spool, report) = DiskSpool::open(Arc::new(StdFs), directory, options)?;
+            info!("spool: {}", directory.display());
+            pipeline::spool_thread::tell(&report);
+            Ok(Box::new(spool))
+        }
+        None => {
+            warn!(
+                "DB_PERSIST_PATH is not set: what Kafka has not taken is held in memory, and a crash or power loss loses it"
+            );
+            Ok(Box::new(MemorySpool::new(options)))
+        }
+    }
+}
+
+fn backlog_options(config: &Config, spool: &dyn Store) -> BacklogOptions {
+    BacklogOptions {
+        after: config.spool.after,
+        latency: config.restore.latency,
+        in_flight_max: config.restore.max_in_flight as usize,
+        in_flight_min: config.restore.min_in_flight as usize,
+        restore_per_sec: Some(config.spool.restore_per_sec).filter(|rate| *rate > 0),
+        mark_replayed: config.kafka.headers.replayed,
+        in_memory: config.spool.directory.is_none(),
+        found: spool.routes().into_iter().map(|(topic, _)| topic.into()).collect(),
+    }
 }
 
 fn endpoint(mqtt: &config::Mqtt) -> Endpoint {

@@ -62,6 +62,16 @@ pub struct PublishCounters {
     pub possible_repeats: AtomicU64,
     /// Produce requests sent.
     pub requests: AtomicU64,
+    /// Messages that were acknowledged to MQTT because they are in the spool.
+    pub spooled: AtomicU64,
+    /// Stored records that Kafka has acknowledged.
+    pub restored: AtomicU64,
+    /// Bytes that the spool takes.
+    pub spool_bytes: AtomicU64,
+    /// Records that SPOOL_FULL=drop-oldest gave up.
+    pub given_up: AtomicU64,
+    /// Messages of QoS 0 dropped because the spool was full.
+    pub dropped_at_most_once: AtomicU64,
 }
 
 impl std::fmt::Display for PublishCounters {
@@ -69,14 +79,18 @@ impl std::fmt::Display for PublishCounters {
         write!(
             f,
             "{} records delivered to Kafka in {} requests, {} unmatched, {} dead letters, {} undeliverable, {} setbacks, \
-             {} possible repeats",
+             {} possible repeats; {} messages stored, {} records restored, {} given up, {} of QoS 0 dropped",
             self.delivered.load(Relaxed),
             self.requests.load(Relaxed),
             self.unmatched.load(Relaxed),
             self.dead_lettered.load(Relaxed),
             self.undeliverable.load(Relaxed),
             self.setbacks.load(Relaxed),
-            self.possible_repeats.load(Relaxed)
+            self.possible_repeats.load(Relaxed),
+            self.spooled.load(Relaxed),
+            self.restored.load(Relaxed),
+            self.given_up.load(Relaxed),
+            self.dropped_at_most_once.load(Relaxed)
         )
     }
 }

@@ -16,11 +16,15 @@
 //! - a thread that ends without having been told to ends the process, in order, with exit code 1;
 //! - nothing is acknowledged to MQTT that has not come back settled.
 
+pub mod backlog;
 mod dead_letter;
 pub mod ingest;
+pub mod mode;
 pub mod publish;
 pub mod record;
+pub mod spool_thread;
 pub mod supervise;
+pub mod waiting;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,11 +33,13 @@ use crossbeam_channel::bounded;
 
 use self::ingest::Ingest;
 use self::publish::{Publish, PublishChannels, PublishOptions};
+use self::spool_thread::SpoolThread;
 use self::supervise::{Supervisor, Thread};
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
 use crate::mqtt::waker::Waker;
 use crate::observe::counters::{MqttCounters, PublishCounters};
+use crate::spool::Store;
 
 /// Most messages of any QoS in hand: 70 ms of a full-speed load, and 2 MB at 200 bytes a message.
 pub const IN_HAND_MESSAGES_MAX: usize = 8192;
@@ -50,6 +56,8 @@ pub struct PipelineOptions {
     pub session: SessionOptions,
     /// The Kafka side.
     pub publish: PublishOptions,
+    /// The spool, open.
+    pub spool: Box<dyn Store>,
     /// How long an orderly stop may take.
     pub shutdown_timeout: Duration,
 }
@@ -98,8 +106,19 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
     let publish_counters = Arc::new(PublishCounters::default());
 
     let mut supervisor = Supervisor::start(options.shutdown_timeout).map_err(started("signal handler"))?;
+    let (spool, spool_requests) = bounded(spool_thread::CHANNEL_CAPACITY);
+    let (spool_replies_to_give, spool_replies) = bounded(spool_thread::CHANNEL_CAPACITY);
+    let store = SpoolThread::new(options.spool, spool_requests, spool_replies_to_give);
+    supervisor.spawn(Thread::Spool, move || store.run()).map_err(started("spool thread"))?;
     let publish = Publish::new(
-        PublishChannels { inbox, settled: settled_to_give, waker: waker.clone(), control: publish_control },
+        PublishChannels {
+            inbox,
+            settled: settled_to_give,
+            waker: waker.clone(),
+            control: publish_control,
+            spool,
+            spool_replies,
+        },
         options.publish,
         publish_counters.clone(),
     );

@@ -1,8 +1,8 @@
-//! The publish thread: routes messages, gives them to the producer, carries out what the producer asks of the
-//! network, and settles what Kafka has taken.
+//! The publish thread: routes messages, gives them to the producer or, while their route has a backlog, to the spool, carries out
+//! what the producer asks of the network, and settles what Kafka has taken or the spool keeps.
 //!
-//! It owns the router, the producer with all batches, and the Kafka connections. It never waits for anything but
-//! its channels: connections are made, written and read by threads of their own.
+//! It owns the router, the producer with all batches, the backlog, and the Kafka connections. It never waits for anything but
+//! its channels: connections are made, written and read by threads of their own, and the spool has its own thread.
 //!
 //! Invariants:
 //! - every token that comes in is settled once, or abandoned when the process stops;
@@ -17,14 +17,17 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use log::{error, warn};
 
+use super::backlog::{Backlog, BacklogOptions, Rejected};
 use super::dead_letter::{self, Complaints, Reason};
 use super::record::{Facts, HeaderChoice};
+use super::spool_thread::{SpoolReply, SpoolRequest};
+use super::waiting::{Owner, Place, Stage, Waiting};
 use crate::clock;
 use crate::error::chain;
 use crate::kafka::connection::{Connection, ConnectionEvent, ConnectionOptions};
 use crate::kafka::producer::{Action, LinkEvent, Producer, ProducerOptions, RefusedRecord};
 use crate::kafka::protocol::TopicName;
-use crate::kafka::record_batch::{Record, with_record_ref};
+use crate::kafka::record_batch::{Record, RecordRef, with_record_ref};
 use crate::message::{AckToken, Body, Message, Settled};
 use crate::mqtt::waker::Waker;
 use crate::observe::counters::PublishCounters;
@@ -41,26 +44,6 @@ const NAME_CHARS_MAX: usize = 100;
 const LAST_BATCH_WAIT: Duration = Duration::from_millis(100);
 /// Answers that may wait for this thread. A reader that finds this full waits, and Kafka with it.
 const EVENTS_CAPACITY: usize = 256;
-
-/// What a record's way back says of it.
-#[derive(Debug)]
-pub struct Waiting {
-    token: AckToken,
-    stage: Stage,
-    /// For the dead letter that it may become; None where there is no topic for those, which saves the copy.
-    mqtt_topic: Option<Box<str>>,
-}
-
-/// Which try a record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// The record itself.
-    Record,
-    /// Refused, and written as a dead letter.
-    Letter,
-    /// The dead letter was refused as well; written without its value.
-    LetterWithoutValue,
-}
 
 /// What is told to the thread.
 #[derive(Debug, Clone, Copy)]
@@ -79,6 +62,10 @@ pub struct PublishChannels {
     pub waker: Waker,
     /// Orders.
     pub control: Receiver<PublishControl>,
+    /// To the spool thread.
+    pub spool: Sender<SpoolRequest>,
+    /// Its answers. Disconnected: it is gone, and that is the end.
+    pub spool_replies: Receiver<SpoolReply>,
 }
 
 /// How the thread works.
@@ -93,6 +80,8 @@ pub struct PublishOptions {
     pub producer: ProducerOptions,
     /// How connections are made.
     pub connection: ConnectionOptions,
+    /// How the spool is used.
+    pub backlog: BacklogOptions,
 }
 
 /// See the module head.
@@ -103,6 +92,9 @@ pub struct Publish {
     dead_letter_topic: Option<TopicName>,
     complaints: Complaints,
     producer: Producer<Waiting>,
+    backlog: Backlog,
+    /// Messages that came in and are not settled.
+    unsettled: usize,
     connection_options: ConnectionOptions,
     connections: BTreeMap<u64, Connection>,
     events: Receiver<ConnectionEvent>,
@@ -119,13 +111,17 @@ impl Publish {
     /// A publisher that has not started.
     pub fn new(channels: PublishChannels, options: PublishOptions, counters: Arc<PublishCounters>) -> Self {
         let (events_to_give, events) = crossbeam_channel::bounded(EVENTS_CAPACITY);
+        let now = clock::now();
+        let backlog = Backlog::new(options.backlog, channels.spool.clone(), counters.clone(), now);
         Publish {
             channels,
             router: options.router,
             headers: options.headers,
             dead_letter_topic: options.dead_letter_topic,
             complaints: Complaints::new(),
-            producer: Producer::new(options.producer, clock::now()),
+            producer: Producer::new(options.producer, now),
+            backlog,
+            unsettled: 0,
             connection_options: options.connection,
             connections: BTreeMap::new(),
             events,
@@ -157,16 +153,18 @@ impl Publish {
         for topic in constant.chain(rules.default_topic()).chain(&self.dead_letter_topic) {
             self.producer.prepare(topic, clock::now());
         }
+        self.backlog.prepare(&mut self.producer, clock::now());
         let mut open = true;
         loop {
             self.bury_refused();
-            let wake_at = self.turn();
+            let wake_at = self.turn(!open);
             self.settle_delivered()?;
             if self.producer.has_refused() {
                 continue;
             }
             let now = clock::now();
-            if !open && self.producer.pending() == 0 {
+            if !open && self.unsettled == 0 && (!self.backlog.is_in_memory() || self.backlog.is_empty()) {
+                self.backlog.tell_given_up();
                 return Ok(());
             }
             if self.stop_by.is_some_and(|by| now >= by) {
@@ -175,12 +173,12 @@ impl Publish {
             }
             let wait = [wake_at, self.stop_by].into_iter().flatten().min();
             let wait = wait.map_or(IDLE_WAIT, |at| at.saturating_duration_since(now).min(IDLE_WAIT));
-            open = self.wait(open, wait);
+            open = self.wait(open, wait)?;
         }
     }
 
     /// Waits for something to happen and takes in what has. False once no more messages can come.
-    fn wait(&mut self, mut open: bool, wait: Duration) -> bool {
+    fn wait(&mut self, mut open: bool, wait: Duration) -> Result<bool, String> {
         let inbox = if open { self.channels.inbox.clone() } else { never() };
         select! {
             recv(self.events) -> event => {
@@ -189,6 +187,10 @@ impl Publish {
                     self.on_connection(event);
                 }
             }
+            recv(self.channels.spool_replies) -> reply => match reply {
+                Ok(reply) => self.on_spool(reply),
+                Err(_) => return Err("the spool thread is gone".to_owned()),
+            },
             recv(self.channels.control) -> order => match order {
                 Ok(PublishControl::StopBy(by)) => self.stop_by = Some(by),
                 // Main is gone, and with it anybody who could order a stop.
@@ -203,15 +205,21 @@ impl Publish {
         for _ in 0..TURN_MAX {
             let event = self.events.try_recv().ok().map(|event| self.on_connection(event));
             let messages = self.channels.inbox.try_recv().ok().map(|messages| self.take_in(messages));
-            if event.is_none() && messages.is_none() {
+            let reply = self.channels.spool_replies.try_recv().ok().map(|reply| self.on_spool(reply));
+            if event.is_none() && messages.is_none() && reply.is_none() {
                 break;
             }
         }
-        open
+        Ok(open)
+    }
+
+    fn on_spool(&mut self, reply: SpoolReply) {
+        self.backlog.on_reply(reply, &mut self.producer, &mut self.settling, clock::now());
     }
 
     fn take_in(&mut self, messages: Vec<Message>) {
         let now = clock::now();
+        self.unsettled += messages.len();
         for message in messages {
             self.publish(message, now);
         }
@@ -242,18 +250,19 @@ impl Publish {
         };
         self.key.clear();
         let has_key = self.router.render_key(rule, &topic, &mut self.key);
-        let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id };
+        let replayed = self.backlog.holds(&kafka_topic);
+        let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id, replayed };
         let key = has_key.then_some(self.key.as_slice());
         let mqtt_topic = self.dead_letter_topic.is_some().then(|| topic.as_str().into());
-        let waiting = Waiting { token, stage: Stage::Record, mqtt_topic };
-        let producer = &mut self.producer;
+        let waiting = Waiting { owner: Owner::Session(token), stage: Stage::Record, mqtt_topic };
+        let (producer, backlog) = (&mut self.producer, &mut self.backlog);
         let pushed = self.headers.with_record(&facts, key, Some(&value), |record| {
-            producer.push(&kafka_topic, record, waiting, now)
+            submit(producer, backlog, &kafka_topic, record, waiting, now)
         });
         if let Err(waiting) = pushed {
             let mut reason = Reason::new("there are too many Kafka topics already");
             reason.meant_for = Some(kafka_topic);
-            self.bury_message(&topic, Some(value), received_at_ms, &reason, waiting.token);
+            self.bury_waiting(&topic, Some(value), received_at_ms, &reason, waiting);
         }
     }
 
@@ -266,8 +275,20 @@ impl Publish {
         reason: &Reason,
         token: AckToken,
     ) {
+        let waiting = Waiting { owner: Owner::Session(token), stage: Stage::Record, mqtt_topic: None };
+        self.bury_waiting(mqtt_topic, value, received_at_ms, reason, waiting);
+    }
+
+    fn bury_waiting(
+        &mut self,
+        mqtt_topic: &str,
+        value: Option<Bytes>,
+        received_at_ms: i64,
+        reason: &Reason,
+        waiting: Waiting,
+    ) {
         let letter = dead_letter::letter(mqtt_topic, value, received_at_ms, reason);
-        let waiting = Waiting { token, stage: Stage::Letter, mqtt_topic: None };
+        let waiting = Waiting { stage: Stage::Letter, mqtt_topic: None, ..waiting };
         let subject = format!(
             "a message from MQTT topic {:?}",
             mqtt_topic.chars().take(NAME_CHARS_MAX).collect::<String>()
@@ -278,6 +299,18 @@ impl Publish {
     /// Writes what Kafka has refused to the dead-letter topic.
     fn bury_refused(&mut self) {
         let now = clock::now();
+        for rejected in self.backlog.take_rejected() {
+            let Rejected { topic, record, waiting, reason } = rejected;
+            let subject = describe(&record, &topic, waiting.mqtt_topic.as_deref());
+            let mut why = Reason::new(reason);
+            why.meant_for = Some(topic.clone());
+            if self.dead_letter_topic.as_ref() == Some(&topic) {
+                self.lose(&subject, &why, waiting, now);
+                continue;
+            }
+            let letter = dead_letter::with_reason(record, waiting.mqtt_topic.as_deref(), &why);
+            self.bury(&subject, letter, &why, Waiting { stage: Stage::Letter, ..waiting }, now);
+        }
         for refused in self.producer.take_refused() {
             let RefusedRecord { tag, topic, record, code, reason } = refused;
             let subject = describe(&record, &topic, tag.mqtt_topic.as_deref());
@@ -310,7 +343,9 @@ impl Publish {
             return self.lose(subject, reason, waiting, now);
         };
         self.complaints.lettered(subject, reason, now);
-        let pushed = with_record_ref(&letter, |record| self.producer.push(&topic, record, waiting, now));
+        let (producer, backlog) = (&mut self.producer, &mut self.backlog);
+        let pushed =
+            with_record_ref(&letter, |record| submit(producer, backlog, &topic, record, waiting, now));
         match pushed {
             Ok(()) => {
                 self.counters.dead_lettered.fetch_add(1, Relaxed);
@@ -322,12 +357,15 @@ impl Publish {
     fn lose(&mut self, subject: &str, reason: &Reason, waiting: Waiting, now: Instant) {
         self.counters.undeliverable.fetch_add(1, Relaxed);
         self.complaints.lost(subject, reason, now);
-        self.settling.push(waiting.token.settle());
+        self.backlog.free(waiting, &mut self.settling);
     }
 
     /// Lets the producer do what it can and carries out what it asks for.
-    fn turn(&mut self) -> Option<Instant> {
-        let wake_at = self.producer.poll(clock::now());
+    fn turn(&mut self, stopping: bool) -> Option<Instant> {
+        let now = clock::now();
+        let backlog_at = self.backlog.turn(&mut self.producer, stopping, now);
+        let wake_at = self.producer.poll(now);
+        let wake_at = [backlog_at, wake_at].into_iter().flatten().min();
         let mut again = false;
         while let Some(action) = self.producer.next_action() {
             again |= self.carry_out(action);
@@ -337,7 +375,7 @@ impl Publish {
     }
 
     /// True if it failed, and the producer was told.
-    fn carry_out(&mut self, action: Action) -> bool {
+    fn carry_out(&mut self, action: Action<Place>) -> bool {
         let failed = match action {
             Action::Open { link, host, port } => {
                 let opened = Connection::open(
@@ -365,6 +403,10 @@ impl Publish {
             }
             Action::Close { link } => {
                 self.close(link);
+                None
+            }
+            Action::Keep { ticket, batches } => {
+                self.backlog.keep(ticket, &batches);
                 None
             }
         };
@@ -411,7 +453,9 @@ impl Publish {
 
     fn settle_delivered(&mut self) -> Result<(), String> {
         self.producer.take_delivered(&mut self.delivered);
-        self.settling.extend(self.delivered.drain(..).map(|waiting| waiting.token.settle()));
+        for waiting in self.delivered.drain(..) {
+            self.backlog.free(waiting, &mut self.settling);
+        }
         let stats = self.producer.stats();
         self.counters.delivered.store(stats.delivered, Relaxed);
         self.counters.setbacks.store(stats.setbacks, Relaxed);
@@ -420,6 +464,7 @@ impl Publish {
         if self.settling.is_empty() {
             return Ok(());
         }
+        self.unsettled -= self.settling.len();
         match self.channels.settled.try_send(std::mem::take(&mut self.settling)) {
             Ok(()) => {
                 self.channels.waker.wake();
@@ -437,13 +482,25 @@ impl Publish {
     /// Leaves everything that is not settled unacknowledged: the MQTT broker keeps it.
     fn abandon(&mut self) {
         let (mut kept, mut lost) = (0_usize, 0_usize);
-        let mut abandon = |token: AckToken| if token.abandon() { kept += 1 } else { lost += 1 };
-        self.producer.abandon().into_iter().for_each(|waiting| abandon(waiting.token));
-        self.producer.take_refused().into_iter().for_each(|refused| abandon(refused.tag.token));
+        let stored_is_kept = !self.backlog.is_in_memory();
+        let mut abandon = |waiting: Waiting| {
+            let stored = !waiting.is_unsettled();
+            if !waiting.abandon() || (stored && !stored_is_kept) {
+                lost += 1;
+            } else if !stored {
+                kept += 1;
+            }
+        };
+        self.producer.abandon().into_iter().for_each(&mut abandon);
+        self.producer.take_refused().into_iter().for_each(|refused| abandon(refused.tag));
+        self.backlog.abandon().into_iter().for_each(&mut abandon);
         // Ingest lets go of its end when it is told to stop reading, which is before this or at the same moment; a
         // batch that it hands over meanwhile must not be dropped with its tokens.
         while let Ok(messages) = self.channels.inbox.recv_timeout(LAST_BATCH_WAIT) {
-            messages.into_iter().for_each(|message| abandon(message.token));
+            for message in messages {
+                let owner = Owner::Session(message.token);
+                abandon(Waiting { owner, stage: Stage::Record, mqtt_topic: None });
+            }
         }
         if lost > 0 {
             error!("{lost} messages of QoS 0 are lost: Kafka did not take them before the end");
@@ -452,6 +509,23 @@ impl Publish {
             warn!("{kept} messages are not in Kafka; the MQTT broker keeps them and delivers them again");
         }
     }
+}
+
+/// To Kafka; or to the spool while the route has a backlog. Gives back what neither takes.
+fn submit(
+    producer: &mut Producer<Waiting>,
+    backlog: &mut Backlog,
+    topic: &TopicName,
+    record: &RecordRef<'_>,
+    waiting: Waiting,
+    now: Instant,
+) -> Result<(), Waiting> {
+    if backlog.holds(topic) {
+        backlog.insert(topic, record, waiting, now);
+        return Ok(());
+    }
+    backlog.watch(now);
+    producer.push(topic, record, waiting, now)
 }
 
 /// A record for the log: where from, where to, how large. Topic and key are chosen by publishers: they are cut.

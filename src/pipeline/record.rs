@@ -6,6 +6,7 @@
 //! | `mqtt.topic` | the MQTT topic, UTF-8 |
 //! | `mqtt.qos` | `0` or `1` |
 //! | `mqtt.retain` | `0` or `1` |
+//! | `tidegate.replayed` | `1` on a record that waited in the spool before it was sent for the first time |
 
 use crate::kafka::record_batch::RecordRef;
 use crate::message::Qos;
@@ -19,6 +20,9 @@ pub const HEADER_QOS: &str = "mqtt.qos";
 /// Name of the header that holds the RETAIN flag of the delivery.
 pub const HEADER_RETAIN: &str = "mqtt.retain";
 
+/// Name of the header that marks a record that waited in the spool.
+pub const HEADER_REPLAYED: &str = "tidegate.replayed";
+
 /// Which headers a record gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeaderChoice {
@@ -30,6 +34,8 @@ pub struct HeaderChoice {
     pub qos: bool,
     /// `mqtt.retain`.
     pub retain: bool,
+    /// `tidegate.replayed`.
+    pub replayed: bool,
 }
 
 /// What a record says of its message besides key and value.
@@ -45,9 +51,11 @@ pub struct Facts<'a> {
     pub received_at_ms: i64,
     /// See [`crate::message::Message::delivery_id`].
     pub delivery_id: Option<u64>,
+    /// It goes to the spool.
+    pub replayed: bool,
 }
 
-const HEADERS_MAX: usize = 4;
+const HEADERS_MAX: usize = 5;
 
 impl HeaderChoice {
     /// Lends the record that a message becomes.
@@ -78,6 +86,9 @@ impl HeaderChoice {
         }
         if self.retain {
             add(HEADER_RETAIN, if facts.retain { b"1" } else { b"0" });
+        }
+        if self.replayed && facts.replayed {
+            add(HEADER_REPLAYED, b"1");
         }
         use_it(&RecordRef {
             key,
@@ -111,7 +122,7 @@ mod tests {
     use super::*;
     fn headers_of(choice: HeaderChoice, delivery_id: Option<u64>) -> Vec<(String, Vec<u8>)> {
         let facts =
-            Facts { topic: "a/b", qos: Qos::AtLeastOnce, retain: true, received_at_ms: 5, delivery_id };
+            Facts { topic: "a/b", qos: Qos::AtLeastOnce, retain: true, received_at_ms: 5, delivery_id, replayed: true };
         choice.with_record(&facts, None, None, |record| {
             record.headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect()
         })
@@ -119,9 +130,14 @@ mod tests {
 
     #[test]
     fn headers_are_those_that_were_chosen() {
-        let all = HeaderChoice { id: true, topic: true, qos: true, retain: true };
-        let expected =
-            [(HEADER_ID, "00000000000000ff"), (HEADER_TOPIC, "a/b"), (HEADER_QOS, "1"), (HEADER_RETAIN, "1")];
+        let all = HeaderChoice { id: true, topic: true, qos: true, retain: true, replayed: true };
+        let expected = [
+            (HEADER_ID, "00000000000000ff"),
+            (HEADER_TOPIC, "a/b"),
+            (HEADER_QOS, "1"),
+            (HEADER_RETAIN, "1"),
+            (HEADER_REPLAYED, "1"),
+        ];
         let expected: Vec<_> =
             expected.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
         assert_eq!(headers_of(all, Some(255)), expected);

@@ -39,6 +39,8 @@ pub enum Thread {
     Ingest,
     /// Kafka.
     Publish,
+    /// The spool.
+    Spool,
 }
 
 impl Thread {
@@ -47,6 +49,7 @@ impl Thread {
         match self {
             Thread::Ingest => "ingest",
             Thread::Publish => "publish",
+            Thread::Spool => "spool",
         }
     }
 }
@@ -134,6 +137,8 @@ impl Supervisor {
         ingest_waker.wake();
         let _ = publish.try_send(PublishControl::StopBy(stop_by));
         self.wait_for(Thread::Publish, stop_by + GRACE, publish);
+        // It ends when publish has let go of it, after its last write.
+        self.wait_for(Thread::Spool, clock::now() + GRACE, publish);
         let _ = ingest.try_send(IngestControl::Finish);
         ingest_waker.wake();
         self.wait_for(Thread::Ingest, clock::now() + GRACE, publish);

@@ -93,11 +93,11 @@ impl Waiting {
         });
     }
 
-    /// The copy is on the disk: MQTT gets its acknowledgement, and the spool is who waits.
-    pub fn settle_copy(&mut self) -> Option<Settled> {
+    /// The copies with these keys are on the disk: MQTT gets its acknowledgement, and the spool is who waits.
+    pub fn settle_copy(&mut self, keys: &[u64]) -> Option<Settled> {
         let mut settled = None;
         take_owner(&mut self.owner, |owner| match owner {
-            Owner::Copied(token, place) => {
+            Owner::Copied(token, place) if keys.contains(&place.key) => {
                 settled = Some(token.settle());
                 Owner::Spool(place)
             }
@@ -139,10 +139,11 @@ mod tests {
         let place = Place { key: 3, record: 1 };
         let mut record = waiting(Owner::Session(AckToken::new(7, 10)));
         record.copy_to(place);
+        assert_eq!(record.settle_copy(&[4]), None, "another copy");
         assert_eq!((record.stored(), record.is_unsettled()), (None, true));
-        assert_eq!(record.settle_copy().map(|settled| settled.sequence), Some(7));
+        assert_eq!(record.settle_copy(&[3]).map(|settled| settled.sequence), Some(7));
         assert_eq!((record.stored(), record.is_unsettled()), (Some(place), false));
-        assert_eq!(record.settle_copy(), None);
+        assert_eq!(record.settle_copy(&[3]), None);
         assert_eq!(record.free(), Freed { settled: None, done: Some(place) });
     }
 

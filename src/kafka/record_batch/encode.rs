@@ -144,6 +144,11 @@ impl SealedBatch {
         self.count
     }
 
+    /// The timestamp of the first record, milliseconds since the Unix epoch.
+    pub fn first_timestamp_ms(&self) -> i64 {
+        self.first_timestamp_ms
+    }
+
     /// The newest timestamp, milliseconds since the Unix epoch: a broker forgets a producer by it.
     pub fn max_timestamp_ms(&self) -> i64 {
         self.max_timestamp_ms

@@ -1,0 +1,425 @@
+//! The way into the spool: records are gathered into chunks, one frame each, and appended together; what the producer has sent
+//! and Kafka has not acknowledged is copied along, with its identity.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use log::error;
+
+use super::{Backlog, Rejected, Resident, Route};
+use crate::kafka::compression::Compression;
+use crate::kafka::producer::Producer;
+use crate::kafka::protocol::TopicName;
+use crate::kafka::record_batch::{self, BatchBuilder, Record, RecordRef, SealedBatch, with_record_ref};
+use crate::message::Settled;
+use crate::pipeline::mode::{Event, Mode};
+use crate::pipeline::record::HEADER_REPLAYED;
+use crate::pipeline::spool_thread::{FrameToKeep, NotKept, SpoolRequest};
+use crate::pipeline::waiting::{Place, Waiting};
+use crate::spool::{FrameId, Identity};
+
+/// A chunk takes no more: small enough that a frame is restored in one go.
+const CHUNK_BYTES: usize = 128 * 1024;
+/// Nor more records than this.
+const CHUNK_RECORDS: usize = 500;
+/// One append takes no more than this, and one chunk.
+const APPEND_BYTES: usize = 4 * 1024 * 1024;
+/// Records gather for this long, so that an fdatasync, which costs a card some 17 KB, is for many.
+const GATHER_MAX: Duration = Duration::from_millis(50);
+/// When none has come for so long, the MQTT broker may be waiting for acknowledgements: no gathering then.
+const GATHER_QUIET: Duration = Duration::from_millis(3);
+/// So many bytes are worth an fdatasync of their own.
+const GATHER_BYTES: usize = 256 * 1024;
+/// An append that failed is tried again after this long.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// Records of one route that become one frame.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    records: Records,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+enum Records {
+    Open(BatchBuilder),
+    /// An append of it failed.
+    Sealed(SealedBatch),
+}
+
+impl Chunk {
+    fn has_room(&self, record: &RecordRef<'_>) -> bool {
+        match &self.records {
+            Records::Open(builder) => {
+                builder.count() < CHUNK_RECORDS && builder.encoded_bytes_with(record) <= CHUNK_BYTES
+            }
+            Records::Sealed(_) => false,
+        }
+    }
+
+    fn seal(self) -> (SealedBatch, Vec<Waiting>) {
+        let sealed = match self.records {
+            // Keys and header names repeat, so even values that do not compress cost the card less.
+            Records::Open(builder) => builder.seal(Compression::Lz4),
+            Records::Sealed(sealed) => sealed,
+        };
+        (sealed, self.waiting)
+    }
+
+    /// The records, without the mark of restored ones: they were never stored.
+    fn into_records(self) -> Vec<(Record, Waiting)> {
+        let (sealed, waiting) = self.seal();
+        let mut records = sealed.records().expect("a batch that was sealed here can be read back");
+        for record in &mut records {
+            record.headers.retain(|(name, _)| name != HEADER_REPLAYED);
+        }
+        records.into_iter().zip(waiting).collect()
+    }
+}
+
+/// An append that is under way.
+#[derive(Debug)]
+pub(super) struct PendingAppend {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+enum Part {
+    /// Records that are nowhere else.
+    Inserted { topic: TopicName, records: SealedBatch, waiting: Vec<Waiting> },
+    /// A copy of a batch that the producer has.
+    Copied { topic: TopicName, key: u64 },
+}
+
+impl Backlog {
+    /// Puts a record behind all others of its route.
+    pub fn insert(&mut self, topic: &TopicName, record: &RecordRef<'_>, waiting: Waiting, now: Instant) {
+        let route = self.routes.entry(topic.clone()).or_insert_with(|| Route::new(now));
+        if !route.chunks.back().is_some_and(|chunk| chunk.has_room(record)) {
+            route
+                .chunks
+                .push_back(Chunk { records: Records::Open(BatchBuilder::new()), waiting: Vec::new() });
+        }
+        if let Some(Chunk { records: Records::Open(builder), waiting: all }) = route.chunks.back_mut() {
+            let before = builder.encoded_bytes();
+            builder.append(record);
+            all.push(waiting);
+            self.insert_bytes += builder.encoded_bytes() - before;
+        }
+        self.first_insert.get_or_insert(now);
+        self.last_insert = now;
+    }
+
+    /// The route's messages go to the spool from now on: also those that wait in the producer.
+    pub(super) fn spool(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>, now: Instant) {
+        let route = self.routes.entry(topic.clone()).or_insert_with(|| Route::new(now));
+        if route.mode == Mode::Live {
+            route.mode = route.mode.after(Event::Overdue);
+            route.since = now;
+            route.progressed = false;
+            self.tell_start(topic, now);
+        }
+        if let Some(route) = self.routes.get_mut(topic) {
+            route.copy = true;
+            route.closing_since = None;
+        }
+        for (mut record, waiting) in producer.take_unsent(topic) {
+            if self.options.mark_replayed {
+                record.headers.push((HEADER_REPLAYED.to_owned(), Some(Bytes::from_static(b"1"))));
+            }
+            with_record_ref(&record, |record| self.insert(topic, record, waiting, now));
+        }
+    }
+
+    /// Begins an append if one is due; else says when one will be.
+    pub(super) fn append_if_due(
+        &mut self,
+        producer: &mut Producer<Waiting>,
+        stopping: bool,
+        now: Instant,
+    ) -> Option<Instant> {
+        let copies = self.routes.values().any(|route| route.copy);
+        if self.pending.is_some() || (self.first_insert.is_none() && !copies) {
+            return None;
+        }
+        let gathered = self.first_insert.map_or(now, |at| at + GATHER_MAX).min(self.last_insert + GATHER_QUIET);
+        let gathered = if copies || stopping || self.insert_bytes >= GATHER_BYTES { now } else { gathered };
+        let due = gathered.max(self.append_at.unwrap_or(now));
+        if due > now {
+            return Some(due);
+        }
+        self.begin_append(producer, now)
+    }
+
+    fn begin_append(&mut self, producer: &mut Producer<Waiting>, now: Instant) -> Option<Instant> {
+        let mut frames = Vec::new();
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        let mut held_until: Option<Instant> = None;
+        let topics: Vec<TopicName> = self.routes.keys().cloned().collect();
+        for topic in topics {
+            let closing = self.routes.get(&topic).and_then(|route| route.closing_since);
+            if let Some(until) = closing.map(|since| since + self.options.after).filter(|until| *until > now) {
+                held_until = Some(held_until.map_or(until, |known| known.min(until)));
+                continue;
+            }
+            if self.routes.get(&topic).is_some_and(|route| route.copy) {
+                self.copy_sent(&topic, producer, &mut frames, &mut parts);
+            }
+            let Some(route) = self.routes.get_mut(&topic) else { continue };
+            route.copy = false;
+            while bytes < APPEND_BYTES
+                && let Some(chunk) = route.chunks.pop_front()
+            {
+                let (records, waiting) = chunk.seal();
+                let frame = frame(&topic, None, &records);
+                bytes += frame.body.len();
+                frames.push(frame);
+                parts.push(Part::Inserted { topic: topic.clone(), records, waiting });
+            }
+            route.appending = parts.last().is_some_and(|part| *part.topic() == topic);
+        }
+        let left = self.routes.values().any(|route| !route.chunks.is_empty());
+        self.first_insert = left.then_some(now);
+        self.insert_bytes = 0;
+        if frames.is_empty() {
+            return held_until;
+        }
+        self.pending = Some(PendingAppend { parts });
+        self.ask(SpoolRequest::Append(frames));
+        held_until
+    }
+
+    fn copy_sent(
+        &mut self,
+        topic: &TopicName,
+        producer: &mut Producer<Waiting>,
+        frames: &mut Vec<FrameToKeep>,
+        parts: &mut Vec<Part>,
+    ) {
+        producer.copy_sent(topic, |batch| {
+            let key = self.key();
+            for (record, waiting) in (0_u32..).zip(batch.tags.iter_mut()) {
+                waiting.copy_to(Place { key, record });
+            }
+            let sent = batch.identity.map(|identity| (batch.partition, spool_identity(identity)));
+            let frame = frame(topic, sent, batch.records);
+            let resident =
+                Resident { topic: topic.clone(), frame: None, remaining: frame.records, counted: false };
+            self.residents.insert(key, resident);
+            frames.push(frame);
+            parts.push(Part::Copied { topic: topic.clone(), key });
+        });
+    }
+
+    pub(super) fn on_appended(
+        &mut self,
+        result: Result<Vec<FrameId>, NotKept>,
+        producer: &mut Producer<Waiting>,
+        settling: &mut Vec<Settled>,
+        now: Instant,
+    ) {
+        let Some(pending) = self.pending.take() else { return };
+        for part in &pending.parts {
+            if let Some(route) = self.routes.get_mut(part.topic()) {
+                route.appending = false;
+            }
+        }
+        match result {
+            Ok(ids) => {
+                self.append_at = None;
+                self.on_kept(pending, &ids, producer, settling);
+            }
+            Err(why) => self.on_not_kept(pending, &why, settling, now),
+        }
+    }
+
+    fn on_kept(
+        &mut self,
+        pending: PendingAppend,
+        ids: &[FrameId],
+        producer: &mut Producer<Waiting>,
+        settling: &mut Vec<Settled>,
+    ) {
+        let before = settling.len();
+        let mut copied: Vec<(TopicName, Vec<u64>)> = Vec::new();
+        for (part, id) in pending.parts.into_iter().zip(ids) {
+            match part {
+                Part::Inserted { topic, waiting, .. } => {
+                    if let Some(route) = self.routes.get_mut(&topic) {
+                        route.unread = true;
+                    }
+                    waiting.into_iter().for_each(|waiting| self.free(waiting, settling));
+                }
+                Part::Copied { topic, key } => {
+                    self.on_copied(&topic, key, *id);
+                    match copied.last_mut().filter(|(known, _)| *known == topic) {
+                        Some((_, keys)) => keys.push(key),
+                        None => copied.push((topic, vec![key])),
+                    }
+                }
+            }
+        }
+        for (topic, keys) in copied {
+            producer.convert(&topic, |waiting| settling.extend(waiting.settle_copy(&keys)));
+        }
+        self.counters.spooled.fetch_add((settling.len() - before) as u64, Relaxed);
+    }
+
+    fn on_copied(&mut self, topic: &TopicName, key: u64, id: FrameId) {
+        let Some(resident) = self.residents.get_mut(&key) else { return };
+        resident.frame = Some(id);
+        resident.counted = true;
+        let remaining = resident.remaining;
+        if let Some(route) = self.routes.get_mut(topic) {
+            route.cursor = id;
+            route.in_flight += remaining as usize;
+        }
+        if remaining == 0 {
+            // Kafka was faster.
+            self.residents.remove(&key);
+            self.done.push(id);
+        }
+    }
+
+    fn on_not_kept(
+        &mut self,
+        pending: PendingAppend,
+        why: &NotKept,
+        settling: &mut Vec<Settled>,
+        now: Instant,
+    ) {
+        for part in pending.parts.into_iter().rev() {
+            match part {
+                Part::Inserted { topic, records, waiting } => {
+                    if let Some(route) = self.routes.get_mut(&topic) {
+                        let chunk = Chunk { records: Records::Sealed(records), waiting };
+                        route.chunks.push_front(chunk);
+                    }
+                }
+                Part::Copied { topic, key } => {
+                    self.residents.remove(&key);
+                    if let Some(route) = self.routes.get_mut(&topic) {
+                        route.copy = true;
+                    }
+                }
+            }
+        }
+        self.first_insert.get_or_insert(now);
+        match why {
+            NotKept::Full { parked: Some(topic) } => self.reject_share(topic),
+            NotKept::Full { parked: None } => {
+                self.drop_at_most_once(settling);
+                self.append_at = Some(now + RETRY_EVERY);
+            }
+            NotKept::Stopped => self.append_at = Some(now + RETRY_EVERY),
+        }
+    }
+
+    /// A parked route has its share of the spool: its new messages must not hold back the others' acknowledgements.
+    fn reject_share(&mut self, topic: &str) {
+        let Some((topic, route)) = self.routes.iter_mut().find(|(name, _)| ***name == *topic) else { return };
+        for chunk in std::mem::take(&mut route.chunks) {
+            for (record, waiting) in chunk.into_records() {
+                let reason = "Kafka refuses its topic, and that topic's share of the spool is used up";
+                self.rejected.push(Rejected { topic: topic.clone(), record, waiting, reason });
+            }
+        }
+    }
+
+    /// The spool is full: nothing waits for messages of QoS 0 but our memory.
+    fn drop_at_most_once(&mut self, settling: &mut Vec<Settled>) {
+        let mut dropped = Vec::new();
+        for route in self.routes.values_mut() {
+            let any = |chunk: &Chunk| chunk.waiting.iter().any(Waiting::is_at_most_once);
+            if !route.chunks.iter().any(any) {
+                continue;
+            }
+            for chunk in std::mem::take(&mut route.chunks) {
+                if !any(&chunk) {
+                    route.chunks.push_back(chunk);
+                    continue;
+                }
+                let (sealed, all) = chunk.seal();
+                let records = sealed.records().expect("a batch that was sealed here can be read back");
+                let mut kept = BatchBuilder::new();
+                let mut waiting = Vec::new();
+                for (record, waits) in records.iter().zip(all) {
+                    if waits.is_at_most_once() {
+                        dropped.push(waits);
+                    } else {
+                        with_record_ref(record, |record| kept.append(record));
+                        waiting.push(waits);
+                    }
+                }
+                if !waiting.is_empty() {
+                    route.chunks.push_back(Chunk { records: Records::Open(kept), waiting });
+                }
+            }
+        }
+        if dropped.is_empty() {
+            return;
+        }
+        let count = dropped.len() as u64;
+        if self.counters.dropped_at_most_once.fetch_add(count, Relaxed) == 0 {
+            error!("messages of QoS 0 are dropped while the spool is full");
+        }
+        dropped.into_iter().for_each(|waiting| self.free(waiting, settling));
+    }
+
+    /// The backlog is in Kafka's hands: what waited to be appended follows it directly.
+    pub(super) fn release(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>, now: Instant) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        for (record, waiting) in std::mem::take(&mut route.chunks).into_iter().flat_map(Chunk::into_records) {
+            self.overdue_at.get_or_insert(now + self.options.after);
+            let pushed = with_record_ref(&record, |record| producer.push(topic, record, waiting, now));
+            if let Err(waiting) = pushed {
+                let reason = "there are too many Kafka topics already";
+                self.rejected.push(Rejected { topic: topic.clone(), record, waiting, reason });
+            }
+        }
+    }
+
+    /// The process stops: what waits to be appended.
+    pub fn abandon(&mut self) -> Vec<Waiting> {
+        let chunks = self.routes.values_mut().flat_map(|route| route.chunks.drain(..));
+        let mut all: Vec<Waiting> = chunks.flat_map(|chunk| chunk.waiting).collect();
+        for part in self.pending.take().into_iter().flat_map(|pending| pending.parts) {
+            if let Part::Inserted { waiting, .. } = part {
+                all.extend(waiting);
+            }
+        }
+        all.extend(self.take_rejected().into_iter().map(|rejected| rejected.waiting));
+        all
+    }
+}
+
+impl Part {
+    fn topic(&self) -> &TopicName {
+        match self {
+            Part::Inserted { topic, .. } | Part::Copied { topic, .. } => topic,
+        }
+    }
+}
+
+fn frame(topic: &TopicName, sent: Option<(i32, Identity)>, records: &SealedBatch) -> FrameToKeep {
+    let count = u32::try_from(records.count()).unwrap_or(0);
+    FrameToKeep {
+        topic: topic.clone(),
+        sent,
+        records: count,
+        messages: count,
+        oldest_ms: records.first_timestamp_ms(),
+        newest_ms: records.max_timestamp_ms(),
+        body: records.encode(record_batch::Identity::NONE),
+    }
+}
+
+fn spool_identity(identity: record_batch::Identity) -> Identity {
+    Identity {
+        producer_id: identity.producer_id,
+        epoch: identity.producer_epoch,
+        base_sequence: identity.base_sequence,
+    }
+}

@@ -1,0 +1,397 @@
+//! Publish's side of the spool: which routes have a backlog, what of it is on its way to Kafka, and what is asked of the spool
+//! thread. Owned by the publish thread; no I/O but the channel.
+//!
+//! ```text
+//!  message of a held route --insert--> chunks --Append--> spool --Read--> restored --push--> producer --Done--> spool
+//!  overdue batches in the producer --copy---^                                 ^ at most INVOKE_MAX_GOROUTINE
+//! ```
+//!
+//! Invariants:
+//! - for one route, what is in the producer was accepted before what is in the spool behind `cursor`, and that before what is in
+//!   `chunks`: that order is the order of arrival (G3);
+//! - a message is settled when its frame is on the disk, or Kafka has it; never before;
+//! - at most one Append, one Keep, one Read and one Done is without an answer (see [`super::spool_thread`]);
+//! - memory: `chunks` holds what is in hand; what is resident of the spool is bounded by INVOKE_MAX_GOROUTINE and, for what was
+//!   in flight when Kafka went away, by the in-hand limit.
+
+mod insert;
+mod restore;
+mod turn;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use log::{error, info};
+
+use self::insert::{Chunk, PendingAppend};
+use self::restore::SentGroup;
+use super::mode::Mode;
+use super::spool_thread::{SpoolReply, SpoolRequest};
+use super::waiting::{Freed, Place, Waiting};
+use crate::kafka::producer::Producer;
+use crate::kafka::protocol::TopicName;
+use crate::kafka::record_batch::Record;
+use crate::message::Settled;
+use crate::observe::counters::PublishCounters;
+use crate::observe::throttle::Throttle;
+use crate::spool::{Assignment, FrameId};
+
+/// How the spool is used.
+#[derive(Debug, Clone)]
+pub struct BacklogOptions {
+    /// What is not acknowledged for this long goes to the spool (SPOOL_AFTER_MS).
+    pub after: Duration,
+    /// How often, at the longest, a restore is attempted (INVOKE_LATENCY_SEC).
+    pub latency: Duration,
+    /// Most stored records in flight to Kafka (INVOKE_MAX_GOROUTINE).
+    pub in_flight_max: usize,
+    /// The spool is read again when fewer are in flight (INVOKE_MIN_GOROUTINE).
+    pub in_flight_min: usize,
+    /// Most stored records a second (SPOOL_RESTORE_PER_SEC); None: no limit.
+    pub restore_per_sec: Option<u32>,
+    /// Records that waited in the spool are marked (KAFKA_HEADERS: replayed).
+    pub mark_replayed: bool,
+    /// The spool is in memory: the end of the process is the end of it.
+    pub in_memory: bool,
+    /// Routes that have a backlog at the start.
+    pub found: Vec<TopicName>,
+}
+
+/// A frame of which records are in the producer, or were and are done.
+#[derive(Debug)]
+struct Resident {
+    topic: TopicName,
+    /// None while it is being appended.
+    frame: Option<FrameId>,
+    /// Records that are not done.
+    remaining: u32,
+    /// They count as in flight.
+    counted: bool,
+}
+
+/// A route with a backlog.
+#[derive(Debug)]
+struct Route {
+    mode: Mode,
+    /// Since when it is in this mode.
+    since: Instant,
+    /// Kafka has taken a record of it since then.
+    progressed: bool,
+    /// What came and is not being appended yet.
+    chunks: VecDeque<Chunk>,
+    /// What the producer has sent of it is to be copied with the next append.
+    copy: bool,
+    /// A part of the append that is under way is of this route.
+    appending: bool,
+    /// All frames up to this one are resident, or done.
+    cursor: FrameId,
+    /// There are frames behind the cursor.
+    unread: bool,
+    /// Batches of an earlier process, while they are gathered from their frames.
+    sent_before: Vec<SentGroup>,
+    /// More of them may come with the next frames.
+    gathering: bool,
+    /// Read and not given to the producer yet.
+    restored: VecDeque<(Record, Place)>,
+    /// Stored records that are in the producer.
+    in_flight: usize,
+    /// Since when the spool was read to its end while an append was under way: new messages wait for a moment, so that the
+    /// backlog comes to an end under a steady load.
+    closing_since: Option<Instant>,
+    /// A parked route with nothing in the producer is tried from this time on; one that cannot be read, too.
+    attempt_at: Instant,
+}
+
+impl Route {
+    fn new(now: Instant) -> Route {
+        Route {
+            mode: Mode::Live,
+            since: now,
+            progressed: false,
+            chunks: VecDeque::new(),
+            copy: false,
+            appending: false,
+            cursor: FrameId(0),
+            unread: false,
+            sent_before: Vec::new(),
+            gathering: false,
+            restored: VecDeque::new(),
+            in_flight: 0,
+            closing_since: None,
+            attempt_at: now,
+        }
+    }
+
+    /// Nothing of it is in the spool but what is in the producer, and nothing is on the way there.
+    fn is_read_out(&self) -> bool {
+        !self.unread
+            && !self.appending
+            && !self.copy
+            && self.restored.is_empty()
+            && self.sent_before.is_empty()
+    }
+}
+
+/// A record that cannot be kept or delivered where it belongs.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The Kafka topic it was meant for.
+    pub topic: TopicName,
+    /// The record.
+    pub record: Record,
+    /// Who waits for it.
+    pub waiting: Waiting,
+    /// Why.
+    pub reason: &'static str,
+}
+
+/// See the module head.
+pub struct Backlog {
+    options: BacklogOptions,
+    requests: Sender<SpoolRequest>,
+    counters: Arc<PublishCounters>,
+    routes: HashMap<TopicName, Route>,
+    residents: HashMap<u64, Resident>,
+    next_key: u64,
+    pending: Option<PendingAppend>,
+    /// After a failure the next append waits until then.
+    append_at: Option<Instant>,
+    /// When the oldest and the newest record came that wait to be appended, and how many bytes there are.
+    first_insert: Option<Instant>,
+    last_insert: Instant,
+    insert_bytes: usize,
+    keeps: VecDeque<(u64, Vec<Assignment>)>,
+    keeping: bool,
+    reading: bool,
+    done: Vec<FrameId>,
+    parked: Vec<(TopicName, bool)>,
+    finishing: bool,
+    /// When to look for overdue records.
+    overdue_at: Option<Instant>,
+    /// The modes were looked at; not again before this.
+    modes_at: Instant,
+    /// Stored records that may be sent now, where there is a limit a second.
+    allowance: f64,
+    allowed_at: Instant,
+    rejected: Vec<Rejected>,
+    /// An outage that was told: since when, and how many messages were stored until then.
+    episode: Option<(Instant, u64)>,
+    given_up: u64,
+    given_up_told: u64,
+    given_up_throttle: Throttle,
+    keep_throttle: Throttle,
+}
+
+/// What drop-oldest gives up is told this often.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+impl Backlog {
+    /// A backlog of the routes that were found.
+    pub fn new(
+        options: BacklogOptions,
+        requests: Sender<SpoolRequest>,
+        counters: Arc<PublishCounters>,
+        now: Instant,
+    ) -> Backlog {
+        let found = options.found.iter().map(|topic| {
+            let route = Route { mode: Mode::Spooling, unread: true, gathering: true, ..Route::new(now) };
+            (topic.clone(), route)
+        });
+        let routes: HashMap<TopicName, Route> = found.collect();
+        let episode = (!routes.is_empty()).then_some((now, 0));
+        Backlog {
+            routes,
+            requests,
+            counters,
+            residents: HashMap::new(),
+            next_key: 1,
+            pending: None,
+            append_at: None,
+            first_insert: None,
+            last_insert: now,
+            insert_bytes: 0,
+            keeps: VecDeque::new(),
+            keeping: false,
+            reading: false,
+            done: Vec::new(),
+            parked: Vec::new(),
+            finishing: false,
+            overdue_at: None,
+            modes_at: now,
+            allowance: 0.0,
+            allowed_at: now,
+            rejected: Vec::new(),
+            episode,
+            given_up: 0,
+            given_up_told: 0,
+            given_up_throttle: Throttle::new(TELL_EVERY),
+            keep_throttle: Throttle::new(TELL_EVERY),
+            options,
+        }
+    }
+
+    /// The routes that were found at the start.
+    pub fn found(&self) -> &[TopicName] {
+        &self.options.found
+    }
+
+    /// True if a new message of this route goes to the spool.
+    pub fn holds(&self, topic: &TopicName) -> bool {
+        !self.routes.is_empty() && self.routes.get(topic).is_some_and(|route| route.mode != Mode::Live)
+    }
+
+    /// A record was given to the producer that is not stored.
+    pub fn watch(&mut self, now: Instant) {
+        self.overdue_at.get_or_insert(now + self.options.after);
+    }
+
+    /// True if nothing is in the spool, and nothing on its way there.
+    pub fn is_empty(&self) -> bool {
+        self.routes.is_empty() && self.pending.is_none()
+    }
+
+    /// True if it is lost with the process.
+    pub fn is_in_memory(&self) -> bool {
+        self.options.in_memory
+    }
+
+    /// Takes what cannot be kept or delivered.
+    pub fn take_rejected(&mut self) -> Vec<Rejected> {
+        std::mem::take(&mut self.rejected)
+    }
+
+    /// A record is safe, or known to be lost.
+    pub fn free(&mut self, waiting: Waiting, settling: &mut Vec<Settled>) {
+        let Freed { settled, done } = waiting.free();
+        settling.extend(settled);
+        if let Some(place) = done {
+            self.record_done(place);
+        }
+    }
+
+    fn record_done(&mut self, place: Place) {
+        // A copy that failed has no resident: the record was never in the spool.
+        let Some(resident) = self.residents.get_mut(&place.key) else { return };
+        resident.remaining = resident.remaining.saturating_sub(1);
+        let counted = resident.counted;
+        if let Some(route) = self.routes.get_mut(&resident.topic) {
+            route.progressed = true;
+            route.in_flight = route.in_flight.saturating_sub(usize::from(counted));
+        }
+        if counted {
+            self.counters.restored.fetch_add(1, Relaxed);
+        }
+        if resident.remaining == 0
+            && let Some(frame) = resident.frame
+        {
+            self.done.push(frame);
+            self.residents.remove(&place.key);
+        }
+    }
+
+    fn key(&mut self) -> u64 {
+        let key = self.next_key;
+        self.next_key += 1;
+        key
+    }
+
+    /// Takes in an answer of the spool thread.
+    pub fn on_reply(
+        &mut self,
+        reply: SpoolReply,
+        producer: &mut Producer<Waiting>,
+        settling: &mut Vec<Settled>,
+        now: Instant,
+    ) {
+        self.modes_at = now;
+        match reply {
+            SpoolReply::Appended { result, given_up } => {
+                self.note_given_up(&given_up, now);
+                self.on_appended(result, producer, settling, now);
+            }
+            SpoolReply::Kept { ticket, result } => {
+                self.keeping = false;
+                if result.is_err() {
+                    self.tell_unkept(now);
+                }
+                producer.kept(ticket, now);
+            }
+            SpoolReply::Read(read) => {
+                self.reading = false;
+                read.into_iter().for_each(|frames| self.on_read(frames, now));
+            }
+            SpoolReply::Done { bytes } => {
+                self.finishing = false;
+                self.counters.spool_bytes.store(bytes, Relaxed);
+                // There may be room now.
+                self.append_at = self.append_at.map(|at| at.min(now));
+            }
+        }
+    }
+
+    /// Waiting for the disk instead would stop what makes room on it.
+    fn tell_unkept(&mut self, now: Instant) {
+        if self.keep_throttle.tell(now).is_some() {
+            error!(
+                "the spool's disk does not take the identities of batches: they are sent without, and a crash now may \
+                 repeat what is in flight"
+            );
+        }
+    }
+
+    fn tell_start(&mut self, topic: &TopicName, now: Instant) {
+        if self.episode.is_none() {
+            log::warn!(
+                "Kafka has not acknowledged records for topic {topic} for {} ms: messages of such topics go to the spool",
+                self.options.after.as_millis()
+            );
+            self.episode = Some((now, self.counters.spooled.load(Relaxed)));
+        }
+    }
+
+    fn tell_end(&mut self, now: Instant) {
+        if !self.routes.is_empty() {
+            return;
+        }
+        if let Some((since, stored)) = self.episode.take() {
+            let stored = self.counters.spooled.load(Relaxed) - stored;
+            let took = now.saturating_duration_since(since).as_secs_f32();
+            info!("the backlog is delivered: {stored} messages were stored in {took:.1} s");
+        }
+        self.tell_given_up();
+    }
+
+    /// Counts what drop-oldest gave up, without what is on its way to Kafka all the same.
+    fn note_given_up(&mut self, given_up: &super::spool_thread::GivenUp, now: Instant) {
+        let mut lost: u64 = given_up.losses.iter().map(|loss| loss.records).sum();
+        if lost == 0 {
+            return;
+        }
+        for resident in self.residents.values() {
+            let dropped = |frame: FrameId| given_up.ranges.iter().any(|(a, b)| (*a..=*b).contains(&frame));
+            if resident.frame.is_some_and(dropped) {
+                lost = lost.saturating_sub(u64::from(resident.remaining));
+            }
+        }
+        self.given_up += lost;
+        self.counters.given_up.store(self.given_up, Relaxed);
+        if self.given_up_throttle.tell(now).is_some() {
+            self.tell_given_up();
+        }
+    }
+
+    /// Tells what was given up and not told yet.
+    pub fn tell_given_up(&mut self) {
+        if self.given_up > self.given_up_told {
+            error!(
+                "the spool is full (SPOOL_FULL=drop-oldest): {} of the oldest records are lost, {} since the start",
+                self.given_up - self.given_up_told,
+                self.given_up
+            );
+            self.given_up_told = self.given_up;
+        }
+    }
+}

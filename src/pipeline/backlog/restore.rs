@@ -1,0 +1,285 @@
+//! The way out of the spool: frames are read in order, the batches of an earlier process are put together again, and records are
+//! given to the producer, as many as may be in flight.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use log::error;
+
+use super::{Backlog, Rejected, Resident, Route};
+use crate::kafka::producer::{KeptBatch, Producer, SentBefore, TopicState};
+use crate::kafka::protocol::TopicName;
+use crate::kafka::record_batch::{self, Record, decode_batches, with_record_ref};
+use crate::pipeline::mode::Mode;
+use crate::pipeline::spool_thread::{FramesRead, ReadFrames, SpoolRequest};
+use crate::pipeline::waiting::{Owner, Place, Stage, Waiting};
+use crate::spool::{Assignment, Frame, Given, Identity, RecordSet};
+
+/// Read at once for one route, at the most: a frame or a few.
+const READ_BYTES: usize = 256 * 1024;
+/// Read at once for all routes together.
+const READ_BYTES_ALL: usize = 1024 * 1024;
+/// Batches of an earlier process are gathered whole, however many records may be in flight: no more than that process had.
+const GATHER_BYTES: usize = 4 * 1024 * 1024;
+/// What the disk did not give is asked for again after this long.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Records of one batch of an earlier process.
+#[derive(Debug)]
+pub(super) struct SentGroup {
+    partition: i32,
+    identity: Identity,
+    batch_records: u32,
+    after_offset: i64,
+    records: Vec<(Record, Place)>,
+}
+
+impl Backlog {
+    /// Asks for more of the backlog if few of it are in flight.
+    pub(super) fn refill(&mut self, now: Instant) {
+        if self.reading {
+            return;
+        }
+        let in_flight = self.restoring();
+        let wanted = |route: &Route| {
+            let may = match route.mode {
+                Mode::Draining => true,
+                // With nothing in the producer, nothing else would tell that the topic is taken again.
+                Mode::Parked => route.in_flight == 0,
+                Mode::Live | Mode::Spooling => false,
+            };
+            let room = route.gathering || (route.restored.is_empty() && in_flight < self.options.in_flight_min);
+            may && room && route.unread && route.attempt_at <= now
+        };
+        let topics: Vec<&TopicName> =
+            self.routes.iter().filter(|(_, route)| wanted(route)).map(|(topic, _)| topic).collect();
+        if topics.is_empty() {
+            return;
+        }
+        let share = (READ_BYTES_ALL / topics.len()).min(READ_BYTES);
+        let read = topics.into_iter().map(|topic| {
+            let route = self.routes.get(topic);
+            let gathering = route.is_some_and(|route| route.gathering);
+            let after = route.map_or_else(Default::default, |route| route.cursor);
+            ReadFrames { topic: topic.clone(), after, bytes_max: if gathering { GATHER_BYTES } else { share } }
+        });
+        let read = read.collect();
+        self.reading = true;
+        self.ask(SpoolRequest::Read(read));
+    }
+
+    /// Stored records in flight of routes that Kafka takes: one that it refuses must not use up what the others may have.
+    fn restoring(&self) -> usize {
+        let routes = self.routes.values().filter(|route| route.mode != Mode::Parked);
+        routes.map(|route| route.in_flight + route.restored.len()).sum()
+    }
+
+    pub(super) fn on_read(&mut self, read: FramesRead, now: Instant) {
+        let FramesRead { topic, frames, caught_up } = read;
+        let unreadable = frames.is_empty() && !caught_up;
+        let given = frames.iter().any(|frame| !frame.given.is_empty());
+        for frame in frames {
+            self.take_frame(&topic, frame);
+        }
+        let Some(route) = self.routes.get_mut(&topic) else { return };
+        // What was appended meanwhile says so when it is answered.
+        route.unread = !caught_up;
+        if unreadable {
+            route.attempt_at = now + READ_AGAIN;
+            return;
+        }
+        // Identities were given in order, so the first frames without one end them.
+        route.gathering &= given && !caught_up;
+        if caught_up && route.appending {
+            route.closing_since.get_or_insert(now);
+        }
+    }
+
+    /// Takes a frame apart: records of batches that were sent before, and others.
+    fn take_frame(&mut self, topic: &TopicName, frame: Frame) {
+        let key = self.key();
+        let records = match records_of(&frame.body) {
+            Ok(records) => records,
+            Err(reason) => {
+                error!("frame {} of {topic} in the spool is no batch of records and is lost: {reason}", frame.id.0);
+                self.done.push(frame.id);
+                Vec::new()
+            }
+        };
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        route.cursor = frame.id;
+        let remaining = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        if remaining == 0 {
+            return;
+        }
+        for (at, record) in (0_u32..).zip(records) {
+            let place = Place { key, record: at };
+            match frame.given.iter().find(|given| given.records.contains(at)) {
+                Some(given) => group(&mut route.sent_before, given).records.push((record, place)),
+                None => route.restored.push_back((record, place)),
+            }
+        }
+        let resident = Resident { topic: topic.clone(), frame: Some(frame.id), remaining, counted: true };
+        self.residents.insert(key, resident);
+    }
+
+    /// Gives the producer as many records as may be in flight. Says when there may be more, where that is a matter of time.
+    pub(super) fn push_restored(&mut self, producer: &mut Producer<Waiting>, now: Instant) -> Option<Instant> {
+        let in_flight: usize = {
+            let routes = self.routes.values().filter(|route| route.mode != Mode::Parked);
+            routes.map(|route| route.in_flight).sum()
+        };
+        let mut room = self.options.in_flight_max.saturating_sub(in_flight);
+        let ready: Vec<TopicName> = self
+            .routes
+            .iter()
+            .filter(|(_, route)| matches!(route.mode, Mode::Draining | Mode::Parked) && !route.gathering)
+            .filter(|(_, route)| !route.restored.is_empty() || !route.sent_before.is_empty())
+            .map(|(topic, _)| topic.clone())
+            .collect();
+        if ready.is_empty() {
+            return None;
+        }
+        self.earn(now);
+        for (position, topic) in ready.iter().enumerate() {
+            self.push_sent_before(topic, producer, now);
+            // What one route does not use is for the next.
+            let mut share = (room / (ready.len() - position)).max(1).min(room);
+            if self.options.restore_per_sec.is_some() {
+                share = share.min(self.allowance as usize);
+            }
+            let pushed = self.push_some(topic, share, producer, now);
+            room -= pushed;
+            self.allowance -= pushed as f64;
+        }
+        let waits = self.options.restore_per_sec.is_some() && self.allowance < 1.0;
+        let left = ready.iter().any(|topic| self.routes.get(topic).is_some_and(|r| !r.restored.is_empty()));
+        (waits && left && room > 0).then_some(now + Duration::from_millis(20))
+    }
+
+    /// Adds what the time since the last call allows (SPOOL_RESTORE_PER_SEC).
+    fn earn(&mut self, now: Instant) {
+        let Some(rate) = self.options.restore_per_sec.map(f64::from) else { return };
+        let earned = now.saturating_duration_since(self.allowed_at).as_secs_f64() * rate;
+        // A tenth of a second's worth at once, so that a pause does not become a burst.
+        self.allowance = (self.allowance + earned).min((rate / 10.0).max(1.0));
+        self.allowed_at = now;
+    }
+
+    fn push_sent_before(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>, now: Instant) {
+        let Some(route) = self.routes.get_mut(topic) else { return };
+        for group in std::mem::take(&mut route.sent_before) {
+            let SentGroup { partition, identity, batch_records, after_offset, records } = group;
+            route.in_flight += records.len();
+            let batch = SentBefore {
+                identity: kafka_identity(identity),
+                batch_records: i32::try_from(batch_records).unwrap_or(i32::MAX),
+                after_offset,
+                records: records.into_iter().map(|(record, place)| (record, stored(place))).collect(),
+            };
+            if let Err(batch) = producer.push_sent(topic, partition, batch, now) {
+                for (record, waiting) in batch.records {
+                    self.rejected.push(too_many_topics(topic, record, waiting));
+                }
+            }
+        }
+    }
+
+    fn push_some(
+        &mut self,
+        topic: &TopicName,
+        share: usize,
+        producer: &mut Producer<Waiting>,
+        now: Instant,
+    ) -> usize {
+        let Some(route) = self.routes.get_mut(topic) else { return 0 };
+        let count = share.min(route.restored.len());
+        route.in_flight += count;
+        for (record, place) in route.restored.drain(..count) {
+            let waiting = stored(place);
+            let pushed = with_record_ref(&record, |record| producer.push(topic, record, waiting, now));
+            if let Err(waiting) = pushed {
+                self.rejected.push(too_many_topics(topic, record, waiting));
+            }
+        }
+        count
+    }
+
+    /// Carries out the producer's wish to have identities on the disk.
+    pub fn keep(&mut self, ticket: u64, batches: &[KeptBatch<Place>]) {
+        let mut assignments: Vec<Assignment> = Vec::new();
+        for batch in batches {
+            let from = assignments.len();
+            for place in &batch.stored {
+                // A frame that is done needs no identity any more.
+                let Some(id) = self.residents.get(&place.key).and_then(|resident| resident.frame) else { continue };
+                let known = assignments.iter_mut().skip(from).rev().find(|known| known.id == id);
+                if let Some(known) = known {
+                    known.given.records.insert(place.record);
+                    continue;
+                }
+                let mut records = RecordSet::new();
+                records.insert(place.record);
+                let given = Given {
+                    partition: batch.partition,
+                    identity: Identity {
+                        producer_id: batch.identity.producer_id,
+                        epoch: batch.identity.producer_epoch,
+                        base_sequence: batch.identity.base_sequence,
+                    },
+                    batch_records: u32::try_from(batch.records).unwrap_or(0),
+                    after_offset: batch.after_offset,
+                    records,
+                };
+                assignments.push(Assignment { id, given });
+            }
+        }
+        self.keeps.push_back((ticket, assignments));
+    }
+
+    /// Whether a route that is not live can be restored now.
+    pub(super) fn can_restore(state: TopicState) -> bool {
+        matches!(state, TopicState::Ready | TopicState::Impossible)
+    }
+}
+
+/// The group of a batch that was sent before.
+fn group<'a>(groups: &'a mut Vec<SentGroup>, given: &Given) -> &'a mut SentGroup {
+    let same = |group: &SentGroup| group.partition == given.partition && group.identity == given.identity;
+    let position = groups.iter().rposition(same).unwrap_or_else(|| {
+        groups.push(SentGroup {
+            partition: given.partition,
+            identity: given.identity,
+            batch_records: given.batch_records,
+            after_offset: given.after_offset,
+            records: Vec::new(),
+        });
+        groups.len() - 1
+    });
+    groups.get_mut(position).expect("it was found, or pushed")
+}
+
+fn records_of(body: &Bytes) -> Result<Vec<Record>, String> {
+    let mut records = Vec::new();
+    for batch in decode_batches(body.clone()) {
+        let batch = batch.and_then(|batch| batch.records());
+        records.extend(batch.map_err(|error| crate::error::chain(&error))?);
+    }
+    Ok(records)
+}
+
+fn stored(place: Place) -> Waiting {
+    Waiting { owner: Owner::Spool(place), stage: Stage::Record, mqtt_topic: None }
+}
+
+fn too_many_topics(topic: &TopicName, record: Record, waiting: Waiting) -> Rejected {
+    Rejected { topic: topic.clone(), record, waiting, reason: "there are too many Kafka topics already" }
+}
+
+fn kafka_identity(identity: Identity) -> record_batch::Identity {
+    record_batch::Identity {
+        producer_id: identity.producer_id,
+        producer_epoch: identity.epoch,
+        base_sequence: identity.base_sequence,
+    }
+}
