@@ -17,6 +17,19 @@ fn message(topic: &str, sequence: u64) -> Message {
     }
 }
 
+fn backlog_options() -> BacklogOptions {
+    BacklogOptions {
+        after: Duration::from_millis(500),
+        latency: Duration::from_secs(10),
+        in_flight_max: 1000,
+        in_flight_min: 50,
+        restore_per_sec: None,
+        mark_replayed: true,
+        in_memory: true,
+        found: Vec::new(),
+    }
+}
+
 #[test]
 fn a_broken_invariant_is_the_reason_that_is_told_whatever_waits() {
     let (messages, inbox) = bounded(4);
@@ -44,8 +57,12 @@ fn a_broken_invariant_is_the_reason_that_is_told_whatever_waits() {
             connect_timeout: Duration::from_secs(1),
             response_max_bytes: 1 << 20,
         },
+        backlog: backlog_options(),
     };
-    let channels = PublishChannels { inbox, settled, waker: Waker::new().unwrap(), control };
+    let (spool, _requests) = bounded(1);
+    let (_replies, spool_replies) = bounded(1);
+    let waker = Waker::new().unwrap();
+    let channels = PublishChannels { inbox, settled, waker, control, spool, spool_replies };
     let publish = Publish::new(channels, options, Arc::default());
     // The first waits for Kafka, the second is settled at once.
     messages.send(vec![message("a", 1), message("unmatched", 2)]).unwrap();

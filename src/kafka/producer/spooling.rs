@@ -122,12 +122,13 @@ impl<T: Tag> Producer<T> {
         let Some(found) = self.topics.get_mut(index) else { return Err(batch) };
         self.pending += batch.records.len();
         let at = usize::try_from(partition).unwrap_or(usize::MAX);
+        let unknown = found.slots.is_empty();
         match found.slots.get_mut(at) {
             Some(slot) => {
                 slot.partition.push_sent(batch, compression, now);
                 self.list(PartitionAt { topic: index, partition: at });
             }
-            None if found.slots.is_empty() => {
+            None if unknown => {
                 found.waiting.extend(batch.records.into_iter().map(|(record, tag)| (record, tag, now)));
             }
             None => {

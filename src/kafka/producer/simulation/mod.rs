@@ -9,10 +9,18 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 
 use self::broker::{Fate, SimCluster};
-use super::{Action, LinkEvent, Producer, ProducerOptions};
+use super::{Action, LinkEvent, Producer, ProducerOptions, Tag};
 use crate::kafka::compression::Compression;
 use crate::kafka::protocol::Request;
 use crate::kafka::record_batch::RecordRef;
+
+/// Records that are not stored.
+impl Tag for u64 {
+    type Stored = ();
+    fn stored(&self) -> Option<()> {
+        None
+    }
+}
 
 struct World {
     now: Instant,
@@ -85,6 +93,7 @@ impl World {
                 Action::Close { link } => {
                     self.links.remove(&link);
                 }
+                Action::Keep { .. } => unreachable!("nothing here is stored"),
             }
         }
         self.producer.take_delivered(&mut self.delivered);

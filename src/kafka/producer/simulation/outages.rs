@@ -79,6 +79,7 @@ impl Stage {
                 Action::Close { link } => {
                     self.links.remove(&link);
                 }
+                Action::Keep { .. } => unreachable!("nothing here is stored"),
             }
         }
         self.producer.take_delivered(&mut self.delivered);
