@@ -41,6 +41,7 @@ pub mod memory;
 pub mod quota;
 pub mod reader;
 pub mod record;
+pub mod record_set;
 pub mod recovery;
 pub mod scan;
 pub mod segment;
@@ -49,6 +50,7 @@ pub mod writer;
 pub use disk::DiskSpool;
 pub use error::{Limit, SpoolError};
 pub use memory::MemorySpool;
+pub use record_set::RecordSet;
 pub use recovery::Report;
 
 use bytes::Bytes;
