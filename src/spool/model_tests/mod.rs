@@ -188,21 +188,17 @@ impl Run {
             let limbo = self.limbo.iter().any(|(at, known)| at == id && known == found);
             assert!(limbo || old(id).is_some(), "frame {id} came from nowhere, or back");
         }
-        let as_known = |assigned: &[Assignment]| {
-            seen.iter().all(|(id, found)| {
-                let Some(mut known) = old(id).cloned() else { return true };
+        let otherwise = |assigned: &[Assignment]| -> Vec<(u64, &Known, Known)> {
+            let each = seen.iter().filter_map(|(id, found)| {
+                let mut known = old(id).cloned()?;
                 let own = assigned.iter().filter(|assignment| assignment.id.0 == *id);
                 own.for_each(|assignment| known.give(&assignment.given));
-                known == *found
-            })
+                (known != *found).then_some((*id, found, known))
+            });
+            each.collect()
         };
-        assert!(
-            as_known(&[]) || as_known(&self.limbo_assigned),
-            "{seen:?} is neither {:?} and {:?} nor that with {:?}",
-            self.model.live,
-            self.model.acked,
-            self.limbo_assigned
-        );
+        let (before, after) = (otherwise(&[]), otherwise(&self.limbo_assigned));
+        assert!(before.is_empty() || after.is_empty(), "neither as before {before:?} nor as after {after:?}");
         // What is there now is synced, and so confirmed.
         self.model.highest = seen.last_key_value().map_or(0, |(id, _)| *id);
         self.model.live = seen;

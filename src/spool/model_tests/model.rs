@@ -135,7 +135,7 @@ impl Model {
     }
 
     /// Gives records to batches. Some frames are done or never were, some sets are empty or name records that are not there, some
-    /// frames are named twice; a batch may have records of several frames. An error is given with what was asked.
+    /// frames are named twice; a batch may have records of several frames. An error is given with what was asked of live frames.
     pub fn assign(
         &mut self,
         store: &mut dyn Store,
@@ -170,7 +170,10 @@ impl Model {
                 }
                 Ok(())
             }
-            Err(error) => Err((error, asked)),
+            Err(error) => {
+                asked.retain(|assignment| self.live.contains_key(&assignment.id.0));
+                Err((error, asked))
+            }
         }
     }
 
