@@ -8,8 +8,8 @@ use clap::{Args, Subcommand};
 use super::CliError;
 use crate::fs::StdFs;
 use crate::observe::log::one_line;
-use crate::spool::SpoolError;
 use crate::spool::inspect::{Seen, Summary, inspect};
+use crate::spool::{Given, Identity, SpoolError};
 
 /// What to do with a spool.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
@@ -62,7 +62,8 @@ pub(super) fn spool(command: &SpoolCommand, out: &mut dyn Write) -> Result<(), C
         SpoolCommand::Dump(at) => {
             let mut result = writeln!(
                 out,
-                "frame offset bytes records messages oldest_ms newest_ms state partition producer:epoch:sequence topic"
+                "frame offset bytes records messages oldest_ms newest_ms state \
+                 partition/producer:epoch:sequence/batch_records/after_offset/positions;... topic"
             );
             look(&at.directory, true, &mut |seen| {
                 if result.is_ok() {
@@ -109,28 +110,29 @@ fn status(directory: &Path, summary: &Summary, out: &mut dyn Write) -> Result<()
 }
 
 fn line(seen: &Seen<'_>) -> String {
-    let Seen { entry, topic, done, header, assigned } = seen;
+    let Seen { entry, topic, done, header, given } = seen;
     let state = match (done, header) {
         (true, _) => "done",
         (false, Some(_)) => "waiting",
         (false, None) => "damaged",
     };
-    let header = header.as_ref();
-    let partition = assigned.map(|given| given.partition).or(header.and_then(|header| header.partition));
-    let identity = assigned.map(|given| given.identity).or(header.and_then(|header| header.identity));
-    let identity =
-        identity.map(|known| format!("{}:{}:{}", known.producer_id, known.epoch, known.base_sequence));
+    let given: Vec<String> = given.iter().map(batch).collect();
     format!(
-        "{} {} {} {} {} {} {} {state} {} {} {}",
+        "{} {} {} {} {} {} {} {state} {} {}",
         entry.id.0,
         entry.offset,
         entry.bytes,
         entry.records,
         entry.messages,
         entry.oldest_ms,
-        header.map_or(entry.oldest_ms, |header| header.newest_ms),
-        partition.map_or("-".to_owned(), |partition| partition.to_string()),
-        identity.unwrap_or("-".to_owned()),
+        header.as_ref().map_or(entry.oldest_ms, |header| header.newest_ms),
+        if given.is_empty() { "-".to_owned() } else { given.join(";") },
         one_line(topic)
     )
+}
+
+fn batch(given: &Given) -> String {
+    let Given { partition, identity, batch_records, after_offset, records } = given;
+    let Identity { producer_id, epoch, base_sequence } = identity;
+    format!("{partition}/{producer_id}:{epoch}:{base_sequence}/{batch_records}/{after_offset}/{records}")
 }

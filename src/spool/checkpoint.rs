@@ -1,5 +1,5 @@
-//! The checkpoint file: which frames are done, and which identities frames got after they were appended. Tables:
-//! docs/spool-format.md.
+//! The checkpoint file: which frames are done, and which batches their records were given to after they were
+//! appended. Tables: docs/spool-format.md.
 //!
 //! It is a log too: each call adds one record and syncs it. When it has grown, it is written anew as a summary and renamed over
 //! the old one. Before it exists nothing is done: a spool that only keeps has none.
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::record::Fields;
 use super::segment::{HeaderFound, VERSION};
-use super::{Assignment, FrameId, Identity};
+use super::{FrameId, Given, Identity, RecordSet};
 use crate::fs::{File, Filesystem, Open};
 
 /// Name of the file.
@@ -31,7 +31,6 @@ pub const GROWN_BYTES: u64 = 64 * 1024;
 
 const KIND_DONE: u32 = 1;
 const KIND_ASSIGNED: u32 = 2;
-const ASSIGNMENT_BYTES: usize = 28;
 /// A file longer than this is not ours: a summary of a full spool is some hundred KiB.
 const FILE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
@@ -81,7 +80,7 @@ impl Ranges {
     }
 
     /// The ranges, ascending.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> + '_ {
         self.0.iter().map(|(first, last)| (*first, *last))
     }
 
@@ -101,8 +100,8 @@ impl Ranges {
 pub struct Contents {
     /// Frames that are done; also the numbers of removed segments.
     pub done: Ranges,
-    /// Identities, by frame; frames that are done may be among them.
-    pub assigned: BTreeMap<FrameId, Assignment>,
+    /// Batches that records were given to, by frame; frames that are done may be among them.
+    pub assigned: BTreeMap<FrameId, Vec<Given>>,
     /// No frame has been given this number or a higher one, as far as the file knows.
     pub next: FrameId,
     /// Where the last sound record ends, bytes.
@@ -173,18 +172,33 @@ pub fn encode_done(next: FrameId, done: &Ranges) -> Vec<u8> {
     encode_record(KIND_DONE, &payload)
 }
 
-/// A record that gives identities.
-pub fn encode_assigned<'a>(assignments: impl IntoIterator<Item = &'a Assignment>) -> Vec<u8> {
+/// A record that gives records of frames to batches; a later one for the same records of a frame wins.
+pub fn encode_assigned<'a>(assigned: impl IntoIterator<Item = (FrameId, &'a Given)>) -> Vec<u8> {
     let mut payload = Vec::new();
-    for given in assignments {
-        payload.extend_from_slice(&given.id.0.to_le_bytes());
+    for (id, given) in assigned {
+        let records = given.records.to_bytes();
+        let length = u32::try_from(records.len()).expect("a bit for each of at most 2^32 positions");
+        payload.extend_from_slice(&id.0.to_le_bytes());
         payload.extend_from_slice(&given.identity.producer_id.to_le_bytes());
+        payload.extend_from_slice(&given.after_offset.to_le_bytes());
         payload.extend_from_slice(&given.partition.to_le_bytes());
         payload.extend_from_slice(&given.identity.base_sequence.to_le_bytes());
+        payload.extend_from_slice(&given.batch_records.to_le_bytes());
         payload.extend_from_slice(&given.identity.epoch.to_le_bytes());
         payload.extend_from_slice(&[0; 2]);
+        payload.extend_from_slice(&length.to_le_bytes());
+        payload.extend_from_slice(&records);
     }
     encode_record(KIND_ASSIGNED, &payload)
+}
+
+fn decode_assigned(from: &mut Fields<'_>) -> Option<(FrameId, Given)> {
+    let (id, producer_id, after_offset) = (FrameId(from.u64()?), from.i64()?, from.i64()?);
+    let (partition, base_sequence, batch_records) = (from.i32()?, from.i32()?, from.u32()?);
+    let (epoch, _, length) = (from.i16()?, from.u16()?, from.u32()?);
+    let records = RecordSet::from_bytes(from.bytes(length as usize)?);
+    let identity = Identity { producer_id, epoch, base_sequence };
+    Some((id, Given { partition, identity, batch_records, after_offset, records }))
 }
 
 /// Reads a whole file. What is no sound record is passed over: a record behind it counts, as each was synced before the next
@@ -234,14 +248,12 @@ fn apply_record(bytes: &[u8], to: &mut Contents) -> Option<usize> {
             }
         }
         KIND_ASSIGNED => {
-            while payload.0.len() >= ASSIGNMENT_BYTES {
-                let (id, producer_id) = (FrameId(payload.u64()?), payload.i64()?);
-                let (partition, base_sequence) = (payload.i32()?, payload.i32()?);
-                let (epoch, _) = (payload.i16()?, payload.u16()?);
-                let identity = Identity { producer_id, epoch, base_sequence };
+            while let Some((id, given)) = decode_assigned(&mut payload) {
                 // Even if its frame never became durable, the number is not used again: it has an identity.
                 to.next = to.next.max(FrameId(id.0.saturating_add(1)));
-                to.assigned.insert(id, Assignment { id, partition, identity });
+                if !given.records.is_empty() {
+                    given.add_to(to.assigned.entry(id).or_default());
+                }
             }
         }
         // A kind of a later revision of this version: it must be one that may be passed over.

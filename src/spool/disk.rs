@@ -11,7 +11,7 @@ use super::recovery::{Confirmed, Recovered, Report, failed, recover};
 use super::segment::file_name;
 use super::writer::Active;
 use super::{
-    Appended, Assignment, Backlog, Frame, FrameId, Limit, Loss, NewFrame, Options, SpoolError, Store,
+    Appended, Assignment, Backlog, Frame, FrameId, Given, Limit, Loss, NewFrame, Options, SpoolError, Store,
 };
 use super::{checkpoint, lock};
 use crate::fs::{Filesystem, Lock};
@@ -30,10 +30,13 @@ pub struct DiskSpool {
     pub(super) pending: Ranges,
     /// Done, but their segment's index could not be read to count them.
     pub(super) deferred: Vec<FrameId>,
-    pub(super) assigned: BTreeMap<FrameId, Assignment>,
+    /// Batches that records were given to since their frame was appended, of frames that are not done.
+    pub(super) assigned: BTreeMap<FrameId, Vec<Given>>,
     pub(super) next: FrameId,
     pub(super) poisoned: bool,
     pub(super) damage: Vec<Loss>,
+    /// Given up to make room, and not taken yet.
+    pub(super) dropped_ranges: Ranges,
     _lock: Box<dyn Lock>,
 }
 
@@ -70,6 +73,7 @@ impl DiskSpool {
             next,
             poisoned: false,
             damage: Vec::new(),
+            dropped_ranges: Ranges::default(),
             _lock: lock,
         };
         Ok((spool, report))
@@ -116,6 +120,16 @@ impl DiskSpool {
         true
     }
 
+    /// How many records a frame has; None if it is done, or not there.
+    fn live_records(&mut self, id: FrameId) -> Result<Option<u32>, SpoolError> {
+        let Some(first) = self.catalog.segment_of(id).map(|segment| segment.first) else { return Ok(None) };
+        let index = &self.loaded(first)?.index;
+        let Some(position) = index.position(id) else { return Ok(None) };
+        let records = index.entries.get(position).map(|entry| entry.records);
+        let live = self.catalog.segment(first).is_some_and(|segment| !segment.is_done(position));
+        Ok(records.filter(|_| live))
+    }
+
     /// Writes down what is done.
     pub(super) fn write_pending(&mut self) -> Result<(), SpoolError> {
         if !self.pending.is_empty() {
@@ -160,7 +174,14 @@ impl DiskSpool {
             self.forget(*first);
         }
         self.remove_files(segments)?;
-        segments.iter().for_each(|first| self.catalog.remove(*first));
+        for first in segments {
+            // Of one whose index could not be read nobody asked frame by frame.
+            if let Some(last) = self.catalog.segment(*first).map(|segment| segment.last) {
+                let ids: Vec<FrameId> = self.assigned.range(*first..=last).map(|(id, _)| *id).collect();
+                ids.iter().for_each(|id| drop(self.assigned.remove(id)));
+            }
+            self.catalog.remove(*first);
+        }
         Ok(())
     }
 
@@ -202,7 +223,7 @@ impl DiskSpool {
         }
     }
 
-    /// All that is done, and all identities, in two records.
+    /// All that is done, and all that is assigned, in two records.
     fn summary(&mut self) -> Option<Vec<u8>> {
         let mut done = Ranges::default();
         let mut next = 1;
@@ -234,7 +255,8 @@ impl DiskSpool {
         done.insert(next, self.next.0.saturating_sub(1));
         let mut records = encode_done(self.next, &done);
         if !self.assigned.is_empty() {
-            records.extend(encode_assigned(self.assigned.values()));
+            let each = self.assigned.iter().flat_map(|(id, all)| all.iter().map(|given| (*id, given)));
+            records.extend(encode_assigned(each));
         }
         Some(records)
     }
@@ -247,21 +269,21 @@ impl Store for DiskSpool {
 
     fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SpoolError> {
         self.check_poison()?;
-        for given in assignments {
-            let first = self.catalog.segment_of(given.id).map(|segment| segment.first);
-            let first = first.ok_or(SpoolError::NoFrame(given.id))?;
-            let position = self.loaded(first)?.index.position(given.id);
-            let live = |at| self.catalog.segment(first).is_some_and(|segment| !segment.is_done(at));
-            if !position.is_some_and(live) {
-                return Err(SpoolError::NoFrame(given.id));
+        let mut live = Vec::with_capacity(assignments.len());
+        for Assignment { id, given } in assignments {
+            let Some(records) = self.live_records(*id)? else { continue };
+            let mut given = given.clone();
+            given.records.truncate(records);
+            if !given.records.is_empty() {
+                live.push((*id, given));
             }
         }
-        if assignments.is_empty() {
+        if live.is_empty() {
             return Ok(());
         }
-        let result = self.checkpoint.append(&encode_assigned(assignments));
+        let result = self.checkpoint.append(&encode_assigned(live.iter().map(|(id, given)| (*id, given))));
         self.written(result)?;
-        self.assigned.extend(assignments.iter().map(|given| (given.id, *given)));
+        live.into_iter().for_each(|(id, given)| given.add_to(self.assigned.entry(id).or_default()));
         Ok(())
     }
 
@@ -315,6 +337,11 @@ impl Store for DiskSpool {
 
     fn take_damage(&mut self) -> Vec<Loss> {
         std::mem::take(&mut self.damage)
+    }
+
+    fn take_dropped_ranges(&mut self) -> Vec<(FrameId, FrameId)> {
+        let ranges = std::mem::take(&mut self.dropped_ranges);
+        ranges.iter().map(|(first, last)| (FrameId(first), FrameId(last))).collect()
     }
 
     fn reopen(&mut self) -> Result<Report, SpoolError> {

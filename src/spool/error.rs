@@ -67,9 +67,6 @@ pub enum SpoolError {
         #[source]
         source: io::Error,
     },
-    /// An assignment names a frame that is not in the spool, or twice the same: a mistake of the caller.
-    #[error("frame {} is not in the spool", .0.0)]
-    NoFrame(super::FrameId),
     /// Another process has the directory. End the start.
     #[error(
         "the spool in {0} belongs to another running tidegate: stop it, or give this one a DB_PERSIST_PATH of its own"

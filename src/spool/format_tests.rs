@@ -36,9 +36,10 @@ fn index_example() -> (Index, Vec<u8>) {
     (index, encoded)
 }
 
-fn assignment() -> Assignment {
+fn given() -> Given {
     let identity = Identity { producer_id: 4001, epoch: 1, base_sequence: 15 };
-    Assignment { id: FrameId(8), partition: 5, identity }
+    let records = [0, 2, 9].into_iter().collect();
+    Given { partition: 5, identity, batch_records: 4, after_offset: 41, records }
 }
 
 fn checkpoint_example() -> Vec<u8> {
@@ -46,7 +47,7 @@ fn checkpoint_example() -> Vec<u8> {
     done.insert(1, 6);
     let mut bytes = checkpoint::encode_header();
     bytes.extend(encode_done(FrameId(9), &done));
-    bytes.extend(encode_assigned(&[assignment()]));
+    bytes.extend(encode_assigned([(FrameId(8), &given())]));
     bytes
 }
 
@@ -75,6 +76,7 @@ fn check_table(section: &str, bytes: &[u8]) -> usize {
         let number = || example.parse::<i128>().unwrap();
         let expected: Option<Vec<u8>> = match (kind, example) {
             (_, "*") => None,
+            ("u8", _) => Some(vec![number() as u8]),
             ("u16", _) => Some((number() as u16).to_le_bytes().to_vec()),
             ("i16", _) => Some((number() as i16).to_le_bytes().to_vec()),
             ("u32", _) => Some((number() as u32).to_le_bytes().to_vec()),
@@ -84,6 +86,7 @@ fn check_table(section: &str, bytes: &[u8]) -> usize {
             _ => Some(example.as_bytes().to_vec()),
         };
         let size = match kind {
+            "u8" => 1,
             "u16" | "i16" => 2,
             "u32" | "i32" => 4,
             "u64" | "i64" => 8,
@@ -118,13 +121,13 @@ fn the_page_shows_what_the_code_writes() {
 fn the_page_is_read_back() {
     assert_eq!(Header::parse(&golden("segment-header")), HeaderFound::Sound(header()));
     let bytes = golden("frame");
-    let frame = record::frame(Bytes::from(bytes), None).unwrap();
-    assert_eq!((frame.id, &*frame.body, frame.partition), (FrameId(7), &b"hello"[..], Some(5)));
-    assert_eq!((frame.identity, frame.records, frame.messages), (example_frame().identity, 3, 2));
+    let frame = record::frame(Bytes::from(bytes), &[]).unwrap();
+    assert_eq!((frame.id, &*frame.body, frame.records, frame.messages), (FrameId(7), &b"hello"[..], 3, 2));
+    assert_eq!(frame.given, [record::whole(5, example_frame().identity.unwrap(), 3)]);
     assert_eq!((frame.oldest_ms, frame.newest_ms), (example_frame().oldest_ms, example_frame().newest_ms));
     let contents = checkpoint::parse(&golden("checkpoint")).unwrap();
     assert_eq!(contents.done.iter().collect::<Vec<_>>(), [(1, 6)]);
-    assert_eq!(contents.assigned.get(&FrameId(8)), Some(&assignment()));
+    assert_eq!(contents.assigned.get(&FrameId(8)), Some(&vec![given()]));
     assert_eq!((contents.next, contents.damaged_bytes), (FrameId(9), 0));
 }
 
@@ -158,6 +161,32 @@ fn a_flipped_bit_of_a_header_is_damage_and_not_a_newer_format() {
     newer[8..12].copy_from_slice(&2_u32.to_le_bytes());
     newer[12..16].copy_from_slice(&(!2_u32).to_le_bytes());
     assert_eq!(Header::parse(&newer), HeaderFound::Version(2));
+}
+
+#[test]
+fn a_number_of_records_that_the_frame_does_not_pay_for_is_no_frame() {
+    let largest = example_frame();
+    let largest = NewFrame { records: frame_bytes(&largest) as u32 * 8, ..largest };
+    assert!(record::fits(&largest));
+    for (records, fine) in [(largest.records, true), (largest.records + 1, false), (u32::MAX, false)] {
+        let mut bytes = Vec::new();
+        let frame = NewFrame { records, ..largest };
+        assert_eq!(record::fits(&frame), fine);
+        encode_header(FrameId(7), &frame, true, &mut bytes);
+        bytes.extend_from_slice(b"hello");
+        assert_eq!(record::decode(&bytes).is_ok(), fine, "{records}");
+    }
+}
+
+#[test]
+fn an_assignment_that_is_longer_than_its_record_is_not_read_and_costs_nothing() {
+    let mut bytes = checkpoint_example();
+    let (record, length) = (64, 16 + 44);
+    bytes[record + length - 4..record + length].copy_from_slice(&u32::MAX.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[record + 8..]);
+    bytes[record + 4..record + 8].copy_from_slice(&crc.to_le_bytes());
+    let contents = checkpoint::parse(&bytes).unwrap();
+    assert_eq!((contents.assigned.len(), contents.end), (0, bytes.len() as u64));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use super::record::{FrameHeader, decode};
 use super::recovery::{QUARANTINE, failed};
 use super::scan::scan;
 use super::segment::{self, Entry, Header, HeaderFound, Index};
-use super::{Backlog, FrameId, SpoolError, lock};
+use super::{Backlog, FrameId, Given, SpoolError, lock};
 use crate::fs::{File, Filesystem, Open};
 
 /// A frame that was looked at.
@@ -26,8 +26,8 @@ pub struct Seen<'a> {
     pub done: bool,
     /// What its header says; None if it is damaged.
     pub header: Option<FrameHeader>,
-    /// An identity it got later.
-    pub assigned: Option<super::Assignment>,
+    /// The batches that its records were given to; without the header's, if that was not read.
+    pub given: Vec<Given>,
 }
 
 /// What there is.
@@ -204,8 +204,9 @@ impl Look<'_, '_> {
             backlog.oldest_ms =
                 Some(backlog.oldest_ms.map_or(entry.oldest_ms, |known| known.min(entry.oldest_ms)));
         }
-        let assigned = self.contents.assigned.get(&entry.id).copied();
-        (self.visit)(&Seen { entry: *entry, topic, done, header, assigned });
+        let assigned = self.contents.assigned.get(&entry.id).map_or(&[][..], |given| given);
+        let given = header.as_ref().map_or_else(|| assigned.to_vec(), |header| header.given(assigned));
+        (self.visit)(&Seen { entry: *entry, topic, done, header, given });
         Ok(())
     }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::checkpoint::Ranges;
 use super::quota::{asked, over_share};
-use super::record::{BODY_BYTES_MAX, TOPIC_BYTES_MAX, frame_bytes};
+use super::record::{fits, frame_bytes, whole};
 use super::recovery::Report;
 use super::writer::add_loss;
 use super::{
@@ -27,12 +28,20 @@ pub struct MemorySpool {
     by_id: BTreeMap<FrameId, String>,
     bytes: u64,
     next: FrameId,
+    dropped_ranges: Ranges,
 }
 
 impl MemorySpool {
     /// An empty one.
     pub fn new(options: Options) -> MemorySpool {
-        MemorySpool { options, routes: BTreeMap::new(), by_id: BTreeMap::new(), bytes: 0, next: FrameId(1) }
+        MemorySpool {
+            options,
+            routes: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            bytes: 0,
+            next: FrameId(1),
+            dropped_ranges: Ranges::default(),
+        }
     }
 
     fn remove(&mut self, id: FrameId) -> Option<Frame> {
@@ -56,6 +65,9 @@ impl MemorySpool {
         let oldest = self.by_id.first_key_value().map(|(id, _)| *id);
         let Some(frame) = oldest.and_then(|id| self.remove(id)) else { return false };
         let (records, messages) = (u64::from(frame.records), u64::from(frame.messages));
+        // One range, however many were done in between: nothing below the oldest is there any more.
+        let before = self.dropped_ranges.iter().next_back().map_or(frame.id.0, |(_, last)| last + 1);
+        self.dropped_ranges.insert(before, frame.id.0);
         add_loss(dropped, Loss { topic: frame.topic, frames: 1, records, messages });
         true
     }
@@ -67,9 +79,7 @@ fn bytes_of(frame: &Frame) -> u64 {
 
 impl Store for MemorySpool {
     fn append(&mut self, frames: &[NewFrame<'_>]) -> Result<Appended, SpoolError> {
-        let large =
-            |frame: &&NewFrame<'_>| frame.body.len() > BODY_BYTES_MAX || frame.topic.len() > TOPIC_BYTES_MAX;
-        if let Some(frame) = frames.iter().find(large) {
+        if let Some(frame) = frames.iter().find(|frame| !fits(frame)) {
             return Err(SpoolError::TooLarge { topic: frame.topic.to_owned(), bytes: frame.body.len() });
         }
         let parked = self.routes.iter().filter(|(_, route)| route.parked);
@@ -88,11 +98,14 @@ impl Store for MemorySpool {
         }
         let mut ids = Vec::with_capacity(frames.len());
         for new in frames {
+            let mut given = Vec::new();
+            if let (Some(partition), Some(identity)) = (new.partition, new.identity) {
+                whole(partition, identity, new.records).add_to(&mut given);
+            }
             let frame = Frame {
                 id: self.next,
                 topic: new.topic.to_owned(),
-                partition: new.partition,
-                identity: new.identity,
+                given,
                 records: new.records,
                 messages: new.messages,
                 oldest_ms: new.oldest_ms,
@@ -114,14 +127,12 @@ impl Store for MemorySpool {
     }
 
     fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SpoolError> {
-        if let Some(given) = assignments.iter().find(|given| !self.by_id.contains_key(&given.id)) {
-            return Err(SpoolError::NoFrame(given.id));
-        }
-        for given in assignments {
-            let route = self.by_id.get(&given.id).and_then(|topic| self.routes.get_mut(topic));
-            if let Some(frame) = route.and_then(|route| route.frames.get_mut(&given.id)) {
-                frame.partition = Some(given.partition);
-                frame.identity = Some(given.identity);
+        for Assignment { id, given } in assignments {
+            let route = self.by_id.get(id).and_then(|topic| self.routes.get_mut(topic));
+            if let Some(frame) = route.and_then(|route| route.frames.get_mut(id)) {
+                let mut given = given.clone();
+                given.records.truncate(frame.records);
+                given.add_to(&mut frame.given);
             }
         }
         Ok(())
@@ -171,6 +182,11 @@ impl Store for MemorySpool {
 
     fn take_damage(&mut self) -> Vec<Loss> {
         Vec::new()
+    }
+
+    fn take_dropped_ranges(&mut self) -> Vec<(FrameId, FrameId)> {
+        let ranges = std::mem::take(&mut self.dropped_ranges);
+        ranges.iter().map(|(first, last)| (FrameId(first), FrameId(last))).collect()
     }
 
     fn reopen(&mut self) -> Result<Report, SpoolError> {

@@ -3,19 +3,21 @@
 //! # Constraints
 //! - A *frame* is a batch of records for one route (a Kafka topic). Frames have ascending numbers, given by the spool in the
 //!   order of acceptance. The spool knows nothing of Kafka: an identity is three numbers, a body is bytes.
+//! - Identities belong to *records* of frames ([`Given`]): a frame may hold records of several Kafka partitions, and a Kafka batch
+//!   records of several frames.
 //! - [`Store::append`] returns Ok only when the frames are on the disk: one fdatasync for all frames of the call, and one of the
 //!   directory when a file is new. A sync that failed stops the spool until [`Store::reopen`].
 //! - Only the spool creates, changes and removes files in its directory, and only those whose names and headers it knows. One
 //!   process at a time ([`lock`]).
 //! - Memory does not grow with the backlog's bytes: for each frame one bit, for each segment file its name, counters per
-//!   route, and for a few segments their index of frames.
+//!   route, and for a few segments their index of frames; and what was assigned to frames that are not done.
 //!
 //! # Files
 //! ```text
 //! lock                        held by the process that writes
 //! 00000000000000000001.seg    frames 1 to n, then an index        (segment, record)
 //! 000000000000000nnnnn.seg    the newest, appended to
-//! checkpoint                  which frames are done, and identities given later (checkpoint)
+//! checkpoint                  which frames are done, and batches given later     (checkpoint)
 //! quarantine/                 copies of what was damaged
 //! ```
 //! The bytes are in docs/spool-format.md.
@@ -41,6 +43,7 @@ pub mod memory;
 pub mod quota;
 pub mod reader;
 pub mod record;
+pub mod record_set;
 pub mod recovery;
 pub mod scan;
 pub mod segment;
@@ -49,6 +52,7 @@ pub mod writer;
 pub use disk::DiskSpool;
 pub use error::{Limit, SpoolError};
 pub use memory::MemorySpool;
+pub use record_set::RecordSet;
 pub use recovery::Report;
 
 use bytes::Bytes;
@@ -75,9 +79,9 @@ pub struct NewFrame<'a> {
     pub topic: &'a str,
     /// The Kafka partition, if it was chosen.
     pub partition: Option<i32>,
-    /// What it was sent with, if it was.
+    /// What it was sent with, if it was sent already, as one whole batch; it counts only with a partition.
     pub identity: Option<Identity>,
-    /// How many records.
+    /// How many records. The set of them takes no more bytes than the frame: eight for each byte at most.
     pub records: u32,
     /// How many MQTT messages.
     pub messages: u32,
@@ -96,10 +100,9 @@ pub struct Frame {
     pub id: FrameId,
     /// The route.
     pub topic: String,
-    /// The Kafka partition: as appended, or as assigned since.
-    pub partition: Option<i32>,
-    /// The identity: as appended, or as assigned since.
-    pub identity: Option<Identity>,
+    /// The batches that records of it were given to, in that order: as appended, and as assigned since. Each record is in
+    /// one at most, and none is empty.
+    pub given: Vec<Given>,
     /// How many records.
     pub records: u32,
     /// How many MQTT messages.
@@ -112,15 +115,41 @@ pub struct Frame {
     pub body: Bytes,
 }
 
-/// An identity given to a frame that had none when it was appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The batch that records of a frame were given to, before it was first sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Given {
+    /// The Kafka partition.
+    pub partition: i32,
+    /// What the batch is sent with.
+    pub identity: Identity,
+    /// Records of the whole batch; they may be in several frames of the route.
+    pub batch_records: u32,
+    /// An offset of the partition that the batch lies behind, if one was known; -1 if not.
+    pub after_offset: i64,
+    /// Which records of this frame are in it.
+    pub records: RecordSet,
+}
+
+impl Given {
+    /// Adds it to those of a frame: what it names is no longer in earlier ones.
+    pub(crate) fn add_to(self, earlier: &mut Vec<Given>) {
+        earlier.retain_mut(|known| {
+            known.records.remove_all(&self.records);
+            !known.records.is_empty()
+        });
+        if !self.records.is_empty() {
+            earlier.push(self);
+        }
+    }
+}
+
+/// Records of a frame that are given to a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// The frame.
     pub id: FrameId,
-    /// The Kafka partition.
-    pub partition: i32,
-    /// What it will be sent with.
-    pub identity: Identity,
+    /// The batch, and which of the frame's records.
+    pub given: Given,
 }
 
 /// What a route has in the spool.
@@ -204,11 +233,12 @@ pub trait Store: Send {
     /// neither now nor after [`Store::reopen`]; only after the end of the process they may be there.
     fn append(&mut self, frames: &[NewFrame<'_>]) -> Result<Appended, SpoolError>;
 
-    /// Gives identities to frames, durably, with one write for all. The later one for a frame wins.
+    /// Gives records of frames to batches, durably, with one write for all. The later one for a record wins. Frames that are done,
+    /// were given up or never were are passed over, as are positions that a frame does not have.
     ///
     /// # Errors
-    /// [`SpoolError::NoFrame`], [`SpoolError::Full`], [`SpoolError::Poisoned`]. After `Poisoned` the identities may be found after the end
-    /// of the process: give them to no other frame.
+    /// [`SpoolError::Full`], [`SpoolError::Poisoned`], [`SpoolError::Unreadable`]: none is given. After `Poisoned` the identities may be
+    /// found after the end of the process: give them to no other records.
     fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SpoolError>;
 
     /// These are done: not given out again, durable with the next [`Store::checkpoint`]. Unknown numbers are passed over.
@@ -241,6 +271,10 @@ pub trait Store: Send {
 
     /// What was found damaged since the last call, by route. Each was passed over and is in the quarantine.
     fn take_damage(&mut self) -> Vec<Loss>;
+
+    /// Numbers of frames that were given up to make room ([`Policy::DropOldest`]) since the last call, also by appends that failed:
+    /// ascending ranges, first and last. Each frame in them was lost, or was done before.
+    fn take_dropped_ranges(&mut self) -> Vec<(FrameId, FrameId)>;
 
     /// Recovers after [`SpoolError::Poisoned`], without what was never confirmed.
     ///

@@ -109,6 +109,7 @@ impl DiskSpool {
         };
         // They are done with from here on, whatever happens below: what is told as lost does not come back.
         self.catalog.losses(first).into_iter().for_each(|loss| add_loss(dropped, loss));
+        self.dropped_ranges.insert(first.0, last.0);
         self.finish_range(first.0, last.0);
         match self.finish_checkpoint() {
             // Where there is no room for the record, the removal stands alone.

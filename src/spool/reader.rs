@@ -147,7 +147,8 @@ impl DiskSpool {
         let read = loaded.file.read_at(&mut bytes, u64::from(entry.offset)).map_err(unreadable(entry.id))?;
         bytes.truncate(read);
         let topic = loaded.index.topics.get(entry.topic as usize).cloned().unwrap_or_default();
-        match frame(Bytes::from(bytes), self.assigned.get(&entry.id)) {
+        let assigned = self.assigned.get(&entry.id).map_or(&[][..], |given| given);
+        match frame(Bytes::from(bytes), assigned) {
             Ok(frame) if frame.id == entry.id && frame.topic == topic => Ok(Some(frame)),
             _ => {
                 self.damaged(first, position, &entry, topic);

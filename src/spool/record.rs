@@ -5,7 +5,7 @@
 
 use bytes::Bytes;
 
-use super::{Assignment, FrameId, Identity, NewFrame};
+use super::{FrameId, Given, Identity, NewFrame, RecordSet};
 
 /// Begins each frame: `TGFR`.
 pub const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"TGFR");
@@ -131,6 +131,7 @@ impl FrameHeader {
         }
         let (header, flags) = FrameHeader::fields(fields).ok_or(FrameError::Short)?;
         let sane = flags & !KNOWN_FLAGS == 0
+            && are_countable(header.records, header.frame_bytes())
             && header.body_bytes as usize <= BODY_BYTES_MAX
             && usize::from(header.topic_bytes) <= TOPIC_BYTES_MAX;
         if sane { Ok(header) } else { Err(FrameError::Invalid) }
@@ -183,6 +184,34 @@ impl FrameHeader {
     pub fn frame_bytes(&self) -> usize {
         self.body_at() + self.body_bytes as usize
     }
+
+    /// The batches that its records were given to: all to that of the header, and then as assigned.
+    pub fn given(&self, assigned: &[Given]) -> Vec<Given> {
+        let mut all = Vec::with_capacity(assigned.len() + 1);
+        if let (Some(partition), Some(identity)) = (self.partition, self.identity) {
+            whole(partition, identity, self.records).add_to(&mut all);
+        }
+        assigned.iter().for_each(|given| given.clone().add_to(&mut all));
+        all
+    }
+}
+
+/// The batch of a frame that was sent as a whole.
+pub fn whole(partition: i32, identity: Identity, records: u32) -> Given {
+    Given { partition, identity, batch_records: records, after_offset: -1, records: RecordSet::all(records) }
+}
+
+/// Whether the set of so many records takes no more memory than the frame: a number that was read must not size more than
+/// was there to be read.
+fn are_countable(records: u32, frame_bytes: usize) -> bool {
+    records.div_ceil(8) as usize <= frame_bytes
+}
+
+/// Whether a frame is of a size that is taken.
+pub fn fits(frame: &NewFrame<'_>) -> bool {
+    frame.body.len() <= BODY_BYTES_MAX
+        && frame.topic.len() <= TOPIC_BYTES_MAX
+        && are_countable(frame.records, frame_bytes(frame))
 }
 
 /// Length of the frame on the disk, bytes.
@@ -248,15 +277,17 @@ pub fn decode(bytes: &[u8]) -> Result<DecodedFrame<'_>, FrameError> {
     Ok(DecodedFrame { header, topic, body })
 }
 
-/// A frame as it is given out: what an assignment says replaces what the header says.
-pub fn frame(bytes: Bytes, assignment: Option<&Assignment>) -> Result<super::Frame, FrameError> {
+/// A frame as it is given out, with what was assigned to it.
+///
+/// # Errors
+/// See [`FrameError`].
+pub fn frame(bytes: Bytes, assigned: &[Given]) -> Result<super::Frame, FrameError> {
     let decoded = decode(&bytes)?;
     let header = &decoded.header;
     let frame = super::Frame {
         id: header.id,
         topic: decoded.topic.to_owned(),
-        partition: assignment.map_or(header.partition, |given| Some(given.partition)),
-        identity: assignment.map_or(header.identity, |given| Some(given.identity)),
+        given: header.given(assigned),
         records: header.records,
         messages: header.messages,
         oldest_ms: header.oldest_ms,

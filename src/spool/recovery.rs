@@ -11,6 +11,7 @@
 //! were found to be: after a sync that failed, what is read from the page cache may not be on the disk, and no later sync brings it
 //! there unless it is written again. The newest segment is closed: the next append begins a new one.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::catalog::{Catalog, Segment};
 use super::checkpoint::{self, Checkpoint, Contents, Unread};
 use super::scan::{Damaged, scan};
 use super::segment::{self, Header, HeaderFound, Index};
-use super::{FrameId, Loss, SpoolError, lock};
+use super::{FrameId, Given, Loss, SpoolError, lock};
 use crate::fs::{File, Filesystem, Open};
 
 /// Folder of copies of what was damaged.
@@ -116,7 +117,7 @@ pub struct Recovered {
     pub catalog: Catalog,
     /// The checkpoint file.
     pub checkpoint: Checkpoint,
-    /// What it said; identities of frames that are not done only.
+    /// What it said; what is assigned, of frames that are not done only.
     pub contents: Contents,
     /// The next frame's number.
     pub next: FrameId,
@@ -136,7 +137,7 @@ struct Recovery<'a> {
     has_checkpoint: bool,
     report: Report,
     highest: FrameId,
-    assigned: std::collections::BTreeMap<FrameId, super::Assignment>,
+    assigned: BTreeMap<FrameId, Vec<Given>>,
     finished: Vec<(u64, u64)>,
 }
 
@@ -158,7 +159,7 @@ pub fn recover(
         has_checkpoint: false,
         report: Report::default(),
         highest: FrameId(0),
-        assigned: std::collections::BTreeMap::new(),
+        assigned: BTreeMap::new(),
         finished: Vec::new(),
     };
     let names = recovery.names()?;
@@ -441,11 +442,17 @@ impl Recovery<'_> {
         // A number that was seen before is a copy: of two files with the same frames, the merged one comes first.
         self.catalog.add(segment, index, |id| done.contains(id.0) || id <= highest);
         let segment = self.catalog.segment(first);
-        for (id, given) in self.contents.assigned.range(first..=last) {
-            let live =
-                index.position(*id).is_some_and(|at| segment.is_some_and(|segment| !segment.is_done(at)));
-            if live {
-                self.assigned.insert(*id, *given);
+        for (id, all) in self.contents.assigned.range(first..=last) {
+            let live = |at: &usize| segment.is_some_and(|segment| !segment.is_done(*at));
+            let entry = index.position(*id).filter(live).and_then(|at| index.entries.get(at));
+            let Some(records) = entry.map(|entry| entry.records) else { continue };
+            let mut all = all.clone();
+            all.retain_mut(|given| {
+                given.records.truncate(records);
+                !given.records.is_empty()
+            });
+            if !all.is_empty() {
+                self.assigned.insert(*id, all);
             }
         }
         self.highest = self.highest.max(last);

@@ -187,20 +187,147 @@ fn a_parked_route_pins_no_segments_and_cannot_fill_the_spool() {
     assert_eq!(ids(&mut new(&fs), "parked"), parked);
 }
 
+fn set(positions: &[u32]) -> RecordSet {
+    positions.iter().copied().collect()
+}
+
+fn given(base_sequence: i32, positions: &[u32]) -> Given {
+    let identity = Identity { producer_id: 9, epoch: 0, base_sequence };
+    Given { partition: 1, identity, batch_records: 5, after_offset: 70, records: set(positions) }
+}
+
+fn assignment(id: u64, base_sequence: i32, positions: &[u32]) -> Assignment {
+    Assignment { id: FrameId(id), given: given(base_sequence, positions) }
+}
+
+/// What the records of a route's frames were given to, by frame.
+fn all_given(store: &mut dyn Store, topic: &str) -> Vec<(u64, Vec<Given>)> {
+    let frames = store.next(topic, FrameId(0), usize::MAX).unwrap();
+    frames.into_iter().map(|frame| (frame.id.0, frame.given)).collect()
+}
+
 #[test]
-fn an_identity_given_later_is_found_again() {
+fn records_given_to_batches_later_are_found_again_and_the_later_batch_wins() {
     let fs = MemFs::new(1);
     let mut spool = new(&fs);
-    spool.append(&[frame("a", b"one"), frame("a", b"two")]).unwrap();
-    let identity = Identity { producer_id: 9, epoch: 0, base_sequence: 4 };
-    spool.assign(&[Assignment { id: FrameId(2), partition: 1, identity }]).unwrap();
-    let unknown = spool.assign(&[Assignment { id: FrameId(3), partition: 1, identity }]);
-    assert!(matches!(unknown, Err(SpoolError::NoFrame(FrameId(3)))));
+    let sent = Identity { producer_id: 9, epoch: 0, base_sequence: 1 };
+    let first = NewFrame { partition: Some(3), identity: Some(sent), records: 4, ..frame("a", b"sent") };
+    spool.append(&[first, NewFrame { records: 70, ..frame("a", b"not sent") }]).unwrap();
+    spool.append(&[NewFrame { partition: Some(3), ..frame("a", b"only a partition") }]).unwrap();
+    let whole = |positions: &[u32]| Given {
+        partition: 3,
+        identity: sent,
+        batch_records: 4,
+        after_offset: -1,
+        records: set(positions),
+    };
+    assert_eq!(all_given(&mut spool, "a")[0].1, [whole(&[0, 1, 2, 3])]);
+    let syncs = fs.syncs();
+    spool
+        .assign(&[assignment(1, 20, &[3]), assignment(2, 20, &[0, 64, 69]), assignment(2, 30, &[1, 2])])
+        .unwrap();
+    assert_eq!(fs.syncs() - syncs, 2, "the file, which is new, and its directory");
+    spool.assign(&[assignment(2, 40, &[2, 69]), assignment(2, 50, &[1, 2])]).unwrap();
+    let expected = vec![
+        (1, vec![whole(&[0, 1, 2]), given(20, &[3])]),
+        (2, vec![given(20, &[0, 64]), given(40, &[69]), given(50, &[1, 2])]),
+        (3, vec![]),
+    ];
+    assert_eq!(all_given(&mut spool, "a"), expected);
+    spool.reopen().unwrap();
+    assert_eq!(all_given(&mut spool, "a"), expected);
     drop(spool);
     fs.power_loss();
-    let frames = new(&fs).next("a", FrameId(0), usize::MAX).unwrap();
-    assert_eq!((frames[0].identity, frames[0].partition), (None, None));
-    assert_eq!((frames[1].identity, frames[1].partition), (Some(identity), Some(1)));
+    let mut spool = new(&fs);
+    assert_eq!(all_given(&mut spool, "a"), expected);
+    spool.assign(&[assignment(1, 60, &[0, 1, 2, 3])]).unwrap();
+    assert_eq!(all_given(&mut spool, "a")[0].1, [given(60, &[0, 1, 2, 3])]);
+}
+
+#[test]
+fn what_is_not_there_is_passed_over_and_nothing_of_it_is_kept() {
+    let fs = MemFs::new(1);
+    let mut disk = new(&fs);
+    let mut memory = MemorySpool::new(options());
+    for spool in [&mut disk as &mut dyn Store, &mut memory] {
+        spool.append(&[frame("a", b"one"), frame("a", b"two")]).unwrap();
+        spool.ack(&[FrameId(1)]);
+        let beyond = [
+            assignment(1, 4, &[0]),
+            assignment(2, 4, &[2, 5000]),
+            assignment(2, 4, &[]),
+            assignment(3, 4, &[0]),
+        ];
+        spool.assign(&beyond).unwrap();
+        assert_eq!(all_given(spool, "a"), [(2, vec![])]);
+        spool.assign(&[assignment(2, 5, &[1, 2, 4_000_000]), assignment(7, 5, &[0])]).unwrap();
+        assert_eq!(all_given(spool, "a"), [(2, vec![given(5, &[1])])]);
+    }
+    assert_eq!(disk.assigned.len(), 1);
+    disk.ack(&[FrameId(2)]);
+    assert!(disk.assigned.is_empty(), "no longer than the frame is not done");
+}
+
+#[test]
+fn batches_of_records_outlive_merging_and_a_checkpoint_that_is_written_anew() {
+    let fs = MemFs::new(5);
+    let mut spool = new(&fs);
+    let mut kept = Vec::new();
+    for round in 0..1200_i32 {
+        let id = spool.append(&[NewFrame { records: 9, ..frame("a", &[1; 90]) }]).unwrap().ids[0];
+        spool.assign(&[assignment(id.0, round, &[1, 8]), assignment(id.0, round + 5000, &[8])]).unwrap();
+        if round % 40 == 0 {
+            kept.push((id.0, vec![given(round, &[1]), given(round + 5000, &[8])]));
+        } else {
+            spool.ack(&[id]);
+        }
+        let live = spool.append(&[frame("live", &[2; 1500])]).unwrap().ids;
+        spool.ack(&live);
+        spool.checkpoint().unwrap();
+    }
+    let length = fs.get(&Path::new(DIRECTORY).join(checkpoint::NAME)).unwrap().len();
+    assert!(length < 70 * 1024, "{length}");
+    assert!(segment_files(&fs).len() < 20, "they were merged");
+    assert_eq!((all_given(&mut spool, "a"), spool.assigned.len()), (kept.clone(), kept.len()));
+    drop(spool);
+    fs.power_loss();
+    assert_eq!(all_given(&mut new(&fs), "a"), kept);
+}
+
+#[test]
+fn what_was_given_up_is_told_by_number_once_also_when_the_append_fails() {
+    let fs = MemFs::new(1);
+    let dropping = Options { bytes_max: 12_000, policy: Policy::DropOldest, ..options() };
+    let (mut spool, _) = open(&fs, dropping).unwrap();
+    let mut dropped = Vec::new();
+    while dropped.is_empty() {
+        let id = spool.append(&[frame("a", &[1; 900])]).unwrap().ids[0].0;
+        spool.assign(&[assignment(id, 1, &[0])]).unwrap();
+        dropped = spool.take_dropped_ranges();
+    }
+    let left = ids(&mut spool, "a");
+    assert_eq!(dropped, [(FrameId(1), FrameId(left[0] - 1))]);
+    assert_eq!(spool.assigned.len(), left.len(), "of what is gone nothing is kept");
+    assert_eq!(spool.take_dropped_ranges(), []);
+    // It has to give up some, and then the file's creation fails.
+    fs.fail_write_after(1);
+    let failed = spool.append(&[frame("a", &[1; 8000])]);
+    assert!(matches!(failed, Err(SpoolError::Poisoned { .. })), "{failed:?}");
+    let [(first, last)] = spool.take_dropped_ranges()[..] else {
+        panic!("one range, as they were neighbours")
+    };
+    spool.reopen().unwrap();
+    assert_eq!(first.0, left[0]);
+    assert_eq!(ids(&mut spool, "a"), left.into_iter().filter(|id| *id > last.0).collect::<Vec<_>>());
+
+    let mut spool = MemorySpool::new(Options { bytes_max: 500, ..dropping });
+    spool
+        .append(&[frame("a", &[1; 20]), frame("b", &[1; 20]), frame("a", &[1; 20]), frame("b", &[1; 20])])
+        .unwrap();
+    spool.ack(&[FrameId(2)]);
+    spool.append(&[frame("b", &[1; 300])]).unwrap();
+    assert_eq!(spool.take_dropped_ranges(), [(FrameId(1), FrameId(3))]);
+    assert_eq!((spool.take_dropped_ranges(), ids(&mut spool, "b")), (vec![], vec![4, 5]));
 }
 
 #[test]
@@ -273,11 +400,10 @@ fn a_lost_checkpoint_is_said_and_everything_is_given_out_again() {
 #[test]
 fn in_memory_the_same_rules_hold() {
     let mut spool = MemorySpool::new(Options { bytes_max: 1000, ..options() });
-    let identity = Identity { producer_id: 9, epoch: 0, base_sequence: 4 };
     spool.append(&[frame("a", &[1; 100]), frame("b", &[1; 100]), frame("a", &[1; 100])]).unwrap();
-    spool.assign(&[Assignment { id: FrameId(3), partition: 1, identity }]).unwrap();
+    spool.assign(&[assignment(3, 4, &[0]), assignment(3, 5, &[0, 1])]).unwrap();
     assert_eq!((ids(&mut spool, "a"), ids(&mut spool, "b")), (vec![1, 3], vec![2]));
-    assert_eq!(spool.next("a", FrameId(1), 1).unwrap()[0].identity, Some(identity));
+    assert_eq!(spool.next("a", FrameId(1), 1).unwrap()[0].given, [given(5, &[0, 1])]);
     assert!(matches!(
         spool.append(&[frame("a", &[1; 600])]),
         Err(SpoolError::Full { limit: Limit::Bytes, .. })

@@ -8,7 +8,7 @@ use std::io;
 
 use super::catalog::{RouteId, Segment};
 use super::reader::Loaded;
-use super::record::{BODY_BYTES_MAX, TOPIC_BYTES_MAX, encode_header, frame_bytes};
+use super::record::{encode_header, fits, frame_bytes};
 use super::segment::{self, Entry, Header, Index, file_name};
 use super::{Appended, DiskSpool, FrameId, Limit, Loss, NewFrame, Policy, SpoolError};
 use crate::fs::{Open, is_no_room};
@@ -39,8 +39,7 @@ impl DiskSpool {
         let mut need = segment::HEADER_BYTES;
         for frame in frames {
             need += frame_bytes(frame) as u64;
-            let fits = frame.body.len() <= BODY_BYTES_MAX && frame.topic.len() <= TOPIC_BYTES_MAX;
-            if !fits || need > APPEND_BYTES_MAX {
+            if !fits(frame) || need > APPEND_BYTES_MAX {
                 return Err(SpoolError::TooLarge { topic: frame.topic.to_owned(), bytes: frame.body.len() });
             }
         }

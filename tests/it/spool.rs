@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use tidegate::fs::StdFs;
-use tidegate::spool::{DiskSpool, FrameId, Identity, NewFrame, Options, Report, SpoolError, Store};
+use tidegate::spool::{
+    Assignment, DiskSpool, FrameId, Given, Identity, NewFrame, Options, Report, SpoolError, Store,
+};
 
 const KILLS: u64 = 200;
 
@@ -121,8 +123,19 @@ fn thawed(name: &str, home: &Path) -> PathBuf {
     to
 }
 
-/// What every fixture holds when it is whole: 12 frames in three segments, of which 1 and 2 are done and 5 got an identity.
+/// What every fixture holds when it is whole: 12 frames in three segments, of which 1 and 2 are done.
 const WHOLE: std::ops::RangeInclusive<u64> = 3..=12;
+
+/// The base sequences of the batches that each of a frame's three records was given to. Frame 4 was sent before it was kept, 5 was
+/// given to a batch of its own later, and then a record of 4 and two of 7 to one together.
+fn sequences(id: u64) -> [Option<i32>; 3] {
+    match id {
+        4 => [Some(30), Some(30), Some(36)],
+        5 => [Some(33); 3],
+        7 => [Some(36), Some(36), None],
+        _ => [None; 3],
+    }
+}
 
 fn body(id: u64) -> Vec<u8> {
     format!("body of frame {id}, ").into_bytes().repeat(48)
@@ -150,8 +163,14 @@ fn make(directory: &Path) {
         };
         spool.append(&[frame]).unwrap();
     }
-    let identity = Identity { producer_id: 4001, epoch: 1, base_sequence: 33 };
-    spool.assign(&[tidegate::spool::Assignment { id: FrameId(5), partition: 2, identity }]).unwrap();
+    let assignment = |id, base_sequence, after_offset, records: &[u32]| {
+        let identity = Identity { producer_id: 4001, epoch: 1, base_sequence };
+        let records = records.iter().copied().collect();
+        let given = Given { partition: 2, identity, batch_records: 3, after_offset, records };
+        Assignment { id: FrameId(id), given }
+    };
+    spool.assign(&[assignment(5, 33, -1, &[0, 1, 2])]).unwrap();
+    spool.assign(&[assignment(4, 36, 170, &[2]), assignment(7, 36, 170, &[0, 1])]).unwrap();
     spool.ack(&[FrameId(1), FrameId(2)]);
     spool.checkpoint().unwrap();
 }
@@ -170,11 +189,9 @@ fn check_frames(directory: &Path, expected: &[u64]) -> Report {
             assert_eq!(&frame.body[..], body(frame.id.0), "frame {}", frame.id.0);
             assert_eq!((frame.records, frame.messages), (3, 2));
             assert_eq!(frame.topic, if frame.id.0 % 3 == 0 { "humidity" } else { "temperature" });
-            let sequence = frame.identity.map(|identity| identity.base_sequence);
-            assert_eq!(
-                sequence,
-                [(4, 30), (5, 33)].iter().find(|known| known.0 == frame.id.0).map(|known| known.1)
-            );
+            let of = |record: u32| frame.given.iter().find(|given| given.records.contains(record));
+            let found_sequences = [0, 1, 2].map(|at| of(at).map(|given| given.identity.base_sequence));
+            assert_eq!(found_sequences, sequences(frame.id.0), "frame {}", frame.id.0);
             found.insert(frame.id.0);
         }
     }
@@ -333,10 +350,9 @@ fn the_command_line_looks_while_another_process_has_the_lock_and_changes_nothing
     let (code, text) = tidegate(&["spool", "verify", path]);
     assert!(code == 0 && text.contains("every checksum is right"), "{text}");
     let (_, text) = tidegate(&["spool", "dump", path]);
-    assert!(
-        text.lines().any(|line| line.starts_with("5 ") && line.contains("waiting 2 4001:1:33 temperature")),
-        "{text}"
-    );
+    let has = |id: &str, end: &str| text.lines().any(|line| line.starts_with(id) && line.ends_with(end));
+    assert!(has("3 ", " waiting - humidity"), "{text}");
+    assert!(has("4 ", " waiting 2/4001:1:30/3/-1/0-1;2/4001:1:36/3/170/2 temperature"), "{text}");
     assert!(text.lines().any(|line| line.starts_with("1 ") && line.contains(" done ")), "{text}");
     assert_eq!(contents(&directory), before);
     let (code, text) = tidegate(&["spool", "verify", fixture("flipped-bit").to_str().unwrap()]);
