@@ -156,9 +156,12 @@ impl Publish {
         self.backlog.prepare(&mut self.producer, clock::now());
         let mut open = true;
         loop {
+            // What was delivered makes room for more of the backlog, so it is counted first.
+            self.free_delivered();
             self.bury_refused();
             let wake_at = self.turn(!open);
-            self.settle_delivered()?;
+            self.free_delivered();
+            self.settle()?;
             if self.producer.has_refused() {
                 continue;
             }
@@ -451,11 +454,15 @@ impl Publish {
         }
     }
 
-    fn settle_delivered(&mut self) -> Result<(), String> {
+    fn free_delivered(&mut self) {
         self.producer.take_delivered(&mut self.delivered);
         for waiting in self.delivered.drain(..) {
             self.backlog.free(waiting, &mut self.settling);
         }
+    }
+
+    /// Tells ingest what is safe.
+    fn settle(&mut self) -> Result<(), String> {
         let stats = self.producer.stats();
         self.counters.delivered.store(stats.delivered, Relaxed);
         self.counters.setbacks.store(stats.setbacks, Relaxed);

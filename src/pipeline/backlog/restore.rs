@@ -235,6 +235,7 @@ impl Backlog {
             }
         }
         self.keeps.push_back((ticket, assignments));
+        self.ask_pending();
     }
 
     /// Whether a route that is not live can be restored now.

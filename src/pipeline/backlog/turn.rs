@@ -113,7 +113,7 @@ impl Backlog {
         self.found().iter().for_each(|topic| producer.want(topic, now));
     }
 
-    fn ask_pending(&mut self) {
+    pub(super) fn ask_pending(&mut self) {
         if !self.keeping
             && let Some((ticket, assignments)) = self.keeps.pop_front()
         {
