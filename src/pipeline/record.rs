@@ -121,8 +121,14 @@ fn hex(id: u64) -> [u8; 16] {
 mod tests {
     use super::*;
     fn headers_of(choice: HeaderChoice, delivery_id: Option<u64>) -> Vec<(String, Vec<u8>)> {
-        let facts =
-            Facts { topic: "a/b", qos: Qos::AtLeastOnce, retain: true, received_at_ms: 5, delivery_id, replayed: true };
+        let facts = Facts {
+            topic: "a/b",
+            qos: Qos::AtLeastOnce,
+            retain: true,
+            received_at_ms: 5,
+            delivery_id,
+            replayed: true,
+        };
         choice.with_record(&facts, None, None, |record| {
             record.headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect()
         })

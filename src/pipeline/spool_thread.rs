@@ -23,9 +23,7 @@ use log::{error, info, warn};
 use crate::clock;
 use crate::error::chain;
 use crate::kafka::protocol::TopicName;
-use crate::spool::{
-    Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store,
-};
+use crate::spool::{Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store};
 
 /// Requests and replies that may wait: one of each kind, with room to spare.
 pub const CHANNEL_CAPACITY: usize = 8;
@@ -259,7 +257,9 @@ impl SpoolThread {
             SpoolError::Full { limit: Limit::Parked, topic } => NotKept::Full { parked: topic.clone() },
             SpoolError::Full { .. } => {
                 if self.full_since.is_none() {
-                    error!("{error}: MQTT messages stay unacknowledged until there is room; QoS 0 is dropped");
+                    error!(
+                        "{error}: MQTT messages stay unacknowledged until there is room; QoS 0 is dropped"
+                    );
                     self.full_since = Some(now);
                 }
                 NotKept::Full { parked: None }
@@ -353,7 +353,9 @@ impl SpoolThread {
 
     fn tell_damage(&mut self) {
         for Loss { topic, frames, records, messages } in self.store.take_damage() {
-            error!("{topic}: {records} records of {messages} messages in {frames} damaged frames of the spool are lost");
+            error!(
+                "{topic}: {records} records of {messages} messages in {frames} damaged frames of the spool are lost"
+            );
         }
     }
 }

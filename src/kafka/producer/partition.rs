@@ -253,7 +253,8 @@ impl<T: Tag> Partition<T> {
             self.producer = Some(producer);
             self.next_sequence = 0;
         }
-        match self.queue.front().filter(|head| view.idempotent && head.needs_keeping()).map(|head| head.keep) {
+        match self.queue.front().filter(|head| view.idempotent && head.needs_keeping()).map(|head| head.keep)
+        {
             Some(Keep::Asked(_)) => Step::Idle,
             Some(_) => Step::Keep,
             None => Step::Send,

@@ -58,7 +58,8 @@ impl<T: Tag> Producer<T> {
         let mut overdue = Vec::new();
         let mut next: Option<Instant> = None;
         for topic in &self.topics {
-            let waiting = topic.waiting.iter().find(|(_, tag, _)| tag.stored().is_none()).map(|(_, _, at)| *at);
+            let waiting =
+                topic.waiting.iter().find(|(_, tag, _)| tag.stored().is_none()).map(|(_, _, at)| *at);
             let oldest = topic.slots.iter().filter_map(|slot| slot.partition.oldest_unstored());
             match oldest.chain(waiting).min().map(|oldest| oldest + after) {
                 Some(due) if due <= now => overdue.push(topic.name.clone()),
@@ -91,7 +92,9 @@ impl<T: Tag> Producer<T> {
 
     /// Lends each batch of the topic that was sent and is not stored, for each partition in order.
     pub fn copy_sent(&mut self, topic: &TopicName, mut lend: impl FnMut(CopiedBatch<'_, T>)) {
-        let Some(topic) = self.by_name.get(topic).and_then(|index| self.topics.get_mut(*index)) else { return };
+        let Some(topic) = self.by_name.get(topic).and_then(|index| self.topics.get_mut(*index)) else {
+            return;
+        };
         for (partition, slot) in (0_i32..).zip(&mut topic.slots) {
             slot.partition.copy_sent(|records, identity, tags| {
                 lend(CopiedBatch { partition, identity, records, tags });
@@ -101,7 +104,9 @@ impl<T: Tag> Producer<T> {
 
     /// What [`Producer::copy_sent`] lent is on the disk: lends every tag of the topic, to be made one of a stored record.
     pub fn convert(&mut self, topic: &TopicName, mut lend: impl FnMut(&mut T)) {
-        let Some(topic) = self.by_name.get(topic).and_then(|index| self.topics.get_mut(*index)) else { return };
+        let Some(topic) = self.by_name.get(topic).and_then(|index| self.topics.get_mut(*index)) else {
+            return;
+        };
         topic.slots.iter_mut().for_each(|slot| slot.partition.convert(&mut lend));
     }
 

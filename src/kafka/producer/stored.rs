@@ -61,7 +61,9 @@ impl<T: Tag> Partition<T> {
     /// if that is to be waited for.
     pub(super) fn adopt(&mut self, now: Instant) -> bool {
         let id_of = |batch: &Batch<T>| {
-            batch.identity.map(|identity| ProducerId { id: identity.producer_id, epoch: identity.producer_epoch })
+            batch
+                .identity
+                .map(|identity| ProducerId { id: identity.producer_id, epoch: identity.producer_epoch })
         };
         let Some(head) = self.queue.front() else { return false };
         let Some(next) = id_of(head).filter(|id| self.producer != Some(*id)) else { return false };

@@ -143,7 +143,8 @@ impl Backlog {
         if self.pending.is_some() || (self.first_insert.is_none() && !copies) {
             return None;
         }
-        let gathered = self.first_insert.map_or(now, |at| at + GATHER_MAX).min(self.last_insert + GATHER_QUIET);
+        let gathered =
+            self.first_insert.map_or(now, |at| at + GATHER_MAX).min(self.last_insert + GATHER_QUIET);
         let gathered = if copies || stopping || self.insert_bytes >= GATHER_BYTES { now } else { gathered };
         let due = gathered.max(self.append_at.unwrap_or(now));
         if due > now {
@@ -160,7 +161,8 @@ impl Backlog {
         let topics: Vec<TopicName> = self.routes.keys().cloned().collect();
         for topic in topics {
             let closing = self.routes.get(&topic).and_then(|route| route.closing_since);
-            if let Some(until) = closing.map(|since| since + self.options.after).filter(|until| *until > now) {
+            if let Some(until) = closing.map(|since| since + self.options.after).filter(|until| *until > now)
+            {
                 held_until = Some(held_until.map_or(until, |known| known.min(until)));
                 continue;
             }

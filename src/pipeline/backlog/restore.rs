@@ -48,7 +48,8 @@ impl Backlog {
                 Mode::Parked => route.in_flight == 0,
                 Mode::Live | Mode::Spooling => false,
             };
-            let room = route.gathering || (route.restored.is_empty() && in_flight < self.options.in_flight_min);
+            let room =
+                route.gathering || (route.restored.is_empty() && in_flight < self.options.in_flight_min);
             may && room && route.unread && route.attempt_at <= now
         };
         let topics: Vec<&TopicName> =
@@ -61,7 +62,11 @@ impl Backlog {
             let route = self.routes.get(topic);
             let gathering = route.is_some_and(|route| route.gathering);
             let after = route.map_or_else(Default::default, |route| route.cursor);
-            ReadFrames { topic: topic.clone(), after, bytes_max: if gathering { GATHER_BYTES } else { share } }
+            ReadFrames {
+                topic: topic.clone(),
+                after,
+                bytes_max: if gathering { GATHER_BYTES } else { share },
+            }
         });
         let read = read.collect();
         self.reading = true;
@@ -101,7 +106,10 @@ impl Backlog {
         let records = match records_of(&frame.body) {
             Ok(records) => records,
             Err(reason) => {
-                error!("frame {} of {topic} in the spool is no batch of records and is lost: {reason}", frame.id.0);
+                error!(
+                    "frame {} of {topic} in the spool is no batch of records and is lost: {reason}",
+                    frame.id.0
+                );
                 self.done.push(frame.id);
                 Vec::new()
             }
@@ -124,7 +132,11 @@ impl Backlog {
     }
 
     /// Gives the producer as many records as may be in flight. Says when there may be more, where that is a matter of time.
-    pub(super) fn push_restored(&mut self, producer: &mut Producer<Waiting>, now: Instant) -> Option<Instant> {
+    pub(super) fn push_restored(
+        &mut self,
+        producer: &mut Producer<Waiting>,
+        now: Instant,
+    ) -> Option<Instant> {
         let in_flight: usize = {
             let routes = self.routes.values().filter(|route| route.mode != Mode::Parked);
             routes.map(|route| route.in_flight).sum()
@@ -212,7 +224,9 @@ impl Backlog {
             let from = assignments.len();
             for place in &batch.stored {
                 // A frame that is done needs no identity any more.
-                let Some(id) = self.residents.get(&place.key).and_then(|resident| resident.frame) else { continue };
+                let Some(id) = self.residents.get(&place.key).and_then(|resident| resident.frame) else {
+                    continue;
+                };
                 let known = assignments.iter_mut().skip(from).rev().find(|known| known.id == id);
                 if let Some(known) = known {
                     known.given.records.insert(place.record);
