@@ -37,7 +37,8 @@ pub enum SpoolError {
         /// The route whose share is used up, if it is a share.
         topic: Option<String>,
     },
-    /// The frame can never be kept: its caller must record it as undeliverable.
+    /// The frame can never be kept, as it is too long or says more records than eight for each of its bytes: its caller must record
+    /// it as undeliverable.
     #[error("a frame of {bytes} bytes for {topic:?} is more than the spool takes")]
     TooLarge {
         /// The route.
