@@ -34,7 +34,7 @@ where
     })
 }
 
-/// Lets the calling thread sleep: for the client programs, which have nothing else to wait for.
+/// Lets the calling thread sleep: for those that have nothing else to wait for, the client programs and the start.
 pub fn pause(length: std::time::Duration) {
     std::thread::sleep(length);
 }

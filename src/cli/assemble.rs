@@ -2,11 +2,13 @@
 //! brokers. The only place that knows the names on both sides.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::clock;
 use crate::config::{self, Config, MqttQos};
 use crate::error::chain;
 use crate::fs::StdFs;
@@ -25,6 +27,7 @@ use crate::pipeline::record::HeaderChoice;
 use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOptions};
 use crate::route::{Router, Rules};
 use crate::spool::{self, DiskSpool, MemorySpool, SpoolError, Store};
+use crate::thread;
 
 /// What the gateway is called in Kafka's logs and quotas.
 const KAFKA_CLIENT_ID: &str = "tidegate";
@@ -32,6 +35,9 @@ const KAFKA_CLIENT_ID: &str = "tidegate";
 const KAFKA_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The gateway asks for nothing large: metadata of ten thousand topics is a few MiB.
 const KAFKA_RESPONSE_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// How long a start waits for the spool of a process that is ending, and how often it looks.
+const LOCKED_FOR: Duration = Duration::from_secs(2);
+const LOCK_AGAIN: Duration = Duration::from_millis(50);
 /// How long `check` waits for Kafka.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -125,7 +131,7 @@ fn open_spool(spool: &config::Spool) -> Result<Box<dyn Store>, SpoolError> {
     };
     match &spool.directory {
         Some(directory) => {
-            let (spool, report) = DiskSpool::open(Arc::new(StdFs), directory, options)?;
+            let (spool, report) = open_when_free(directory, options)?;
             info!("spool: {}", directory.display());
             pipeline::spool_thread::tell(&report);
             Ok(Box::new(spool))
@@ -135,6 +141,20 @@ fn open_spool(spool: &config::Spool) -> Result<Box<dyn Store>, SpoolError> {
                 "DB_PERSIST_PATH is not set: what Kafka has not taken is held in memory, and a crash or power loss loses it"
             );
             Ok(Box::new(MemorySpool::new(options)))
+        }
+    }
+}
+
+/// A process that was killed may hold its lock for a moment longer than it lives.
+fn open_when_free(
+    directory: &Path,
+    options: spool::Options,
+) -> Result<(DiskSpool, spool::Report), SpoolError> {
+    let until = clock::now() + LOCKED_FOR;
+    loop {
+        match DiskSpool::open(Arc::new(StdFs), directory, options) {
+            Err(SpoolError::Locked(_)) if clock::now() < until => thread::pause(LOCK_AGAIN),
+            opened => return opened,
         }
     }
 }
