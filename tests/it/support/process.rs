@@ -29,7 +29,7 @@ impl Setup {
         Setup { variables: BTreeMap::new(), folder }
     }
 
-    /// Set to reach these brokers, in production mode, with the whole log and quick shutdown.
+    /// Set to reach these brokers, in production mode, with the whole log, quick shutdown, and a spool in its folder.
     pub fn new(mqtt: &MqttBroker, kafka: &Cluster) -> Self {
         Setup::empty()
             .set("RUN_MODE", "PRODUCTION")
@@ -39,6 +39,13 @@ impl Setup {
             .set("MQTT_CLIENT_ID", "ring-gateway")
             .set("KAFKA_BROKER", &kafka.bootstrap())
             .set("SHUTDOWN_TIMEOUT_SEC", "5")
+            .set("DB_PERSIST_PATH", "spool")
+            .set("SPOOL_MIN_FREE_BYTES", "0")
+    }
+
+    /// What Kafka does not take stays in hand and unacknowledged: the spool is not used while a test lasts.
+    pub fn without_spooling(self) -> Self {
+        self.set("SPOOL_AFTER_MS", "3600000")
     }
 
     pub fn set(mut self, name: &str, value: &str) -> Self {
