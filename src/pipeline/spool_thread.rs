@@ -63,6 +63,8 @@ pub struct ReadFrames {
     pub after: FrameId,
     /// Enough once there are so many bytes.
     pub bytes_max: usize,
+    /// Enough once there are so many records.
+    pub records_max: u32,
 }
 
 /// What publish asks for.
@@ -298,8 +300,8 @@ impl SpoolThread {
     }
 
     fn read(&mut self, read: ReadFrames) -> FramesRead {
-        let ReadFrames { topic, after, bytes_max } = read;
-        let frames = match self.store.next(&topic, after, bytes_max) {
+        let ReadFrames { topic, after, bytes_max, records_max } = read;
+        let frames = match self.store.next_within(&topic, after, bytes_max, records_max) {
             Ok(frames) => frames,
             Err(error) => {
                 self.on_unreadable(&error, &topic);

@@ -315,8 +315,14 @@ impl Store for DiskSpool {
         Ok(())
     }
 
-    fn next(&mut self, topic: &str, after: FrameId, bytes_max: usize) -> Result<Vec<Frame>, SpoolError> {
-        self.next_frames(topic, after, bytes_max)
+    fn next_within(
+        &mut self,
+        topic: &str,
+        after: FrameId,
+        bytes_max: usize,
+        records_max: u32,
+    ) -> Result<Vec<Frame>, SpoolError> {
+        self.next_frames(topic, after, bytes_max, records_max)
     }
 
     fn backlog(&self, topic: &str) -> Backlog {

@@ -148,13 +148,20 @@ impl Store for MemorySpool {
         Ok(())
     }
 
-    fn next(&mut self, topic: &str, after: FrameId, bytes_max: usize) -> Result<Vec<Frame>, SpoolError> {
+    fn next_within(
+        &mut self,
+        topic: &str,
+        after: FrameId,
+        bytes_max: usize,
+        records_max: u32,
+    ) -> Result<Vec<Frame>, SpoolError> {
         let Some(route) = self.routes.get(topic) else { return Ok(Vec::new()) };
-        let mut room = bytes_max;
+        let (mut room, mut records) = (bytes_max, records_max);
         let behind = route.frames.range(FrameId(after.0.saturating_add(1))..).map(|(_, frame)| frame);
         let frames = behind.take_while(|frame| {
-            let taken = room > 0;
+            let taken = room > 0 && records > 0;
             room = room.saturating_sub(frame.body.len().max(1));
+            records = records.saturating_sub(frame.records);
             taken
         });
         Ok(frames.cloned().collect())

@@ -255,7 +255,21 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// [`SpoolError::Unreadable`].
-    fn next(&mut self, topic: &str, after: FrameId, bytes_max: usize) -> Result<Vec<Frame>, SpoolError>;
+    fn next(&mut self, topic: &str, after: FrameId, bytes_max: usize) -> Result<Vec<Frame>, SpoolError> {
+        self.next_within(topic, after, bytes_max, u32::MAX)
+    }
+
+    /// As [`Store::next`], and no more once `records_max` records are reached: compressed frames say little by their bytes.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreadable`].
+    fn next_within(
+        &mut self,
+        topic: &str,
+        after: FrameId,
+        bytes_max: usize,
+        records_max: u32,
+    ) -> Result<Vec<Frame>, SpoolError>;
 
     /// What a route has.
     fn backlog(&self, topic: &str) -> Backlog;

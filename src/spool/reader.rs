@@ -92,6 +92,7 @@ impl DiskSpool {
         topic: &str,
         after: FrameId,
         bytes_max: usize,
+        records_max: u32,
     ) -> Result<Vec<Frame>, SpoolError> {
         let Some(route) = self.catalog.known_route(topic) else { return Ok(Vec::new()) };
         let segments: Vec<FrameId> = {
@@ -99,15 +100,16 @@ impl DiskSpool {
             behind.filter(|segment| segment.share(route).is_some()).map(|segment| segment.first).collect()
         };
         let mut found = Vec::new();
-        let mut room = bytes_max;
+        let (mut room, mut records) = (bytes_max, records_max);
         for first in segments {
             for position in self.positions(first, route, after)? {
-                if room == 0 {
+                if room == 0 || records == 0 {
                     return Ok(found);
                 }
                 match self.read(first, position) {
                     Ok(Some(frame)) => {
                         room = room.saturating_sub(frame.body.len().max(1));
+                        records = records.saturating_sub(frame.records);
                         found.push(frame);
                     }
                     Ok(None) => {}

@@ -19,8 +19,6 @@ use crate::spool::{Assignment, Frame, Given, Identity, RecordSet};
 const READ_BYTES: usize = 256 * 1024;
 /// Read at once for all routes together.
 const READ_BYTES_ALL: usize = 1024 * 1024;
-/// Batches of an earlier process are gathered whole, however many records may be in flight: no more than that process had.
-const GATHER_BYTES: usize = 4 * 1024 * 1024;
 /// What the disk did not give is asked for again after this long.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -57,16 +55,12 @@ impl Backlog {
         if topics.is_empty() {
             return;
         }
-        let share = (READ_BYTES_ALL / topics.len()).min(READ_BYTES);
+        let bytes_max = (READ_BYTES_ALL / topics.len()).min(READ_BYTES);
+        let records = (self.options.in_flight_max / topics.len()).max(1);
+        let records_max = u32::try_from(records).unwrap_or(u32::MAX);
         let read = topics.into_iter().map(|topic| {
-            let route = self.routes.get(topic);
-            let gathering = route.is_some_and(|route| route.gathering);
-            let after = route.map_or_else(Default::default, |route| route.cursor);
-            ReadFrames {
-                topic: topic.clone(),
-                after,
-                bytes_max: if gathering { GATHER_BYTES } else { share },
-            }
+            let after = self.routes.get(topic).map_or_else(Default::default, |route| route.cursor);
+            ReadFrames { topic: topic.clone(), after, bytes_max, records_max }
         });
         let read = read.collect();
         self.reading = true;
@@ -93,7 +87,8 @@ impl Backlog {
             route.attempt_at = now + READ_AGAIN;
             return;
         }
-        // Identities were given in order, so the first frames without one end them.
+        // Batches of an earlier process are gathered whole, however many records may be in flight: no more than that process had.
+        // Identities were given in order, so frames without one end them.
         route.gathering &= given && !caught_up;
         if caught_up && route.appending {
             route.closing_since.get_or_insert(now);
