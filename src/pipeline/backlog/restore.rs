@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use log::error;
+use log::{debug, error};
 
 use super::{Backlog, Rejected, Resident, Route};
 use crate::kafka::producer::{KeptBatch, Producer, SentBefore, TopicState};
@@ -77,6 +77,11 @@ impl Backlog {
         let FramesRead { topic, frames, caught_up } = read;
         let unreadable = frames.is_empty() && !caught_up;
         let given = frames.iter().any(|frame| !frame.given.is_empty());
+        debug!(
+            "topic {topic}: {} frames read, {} records; all of them: {caught_up}",
+            frames.len(),
+            frames.iter().map(|frame| u64::from(frame.records)).sum::<u64>()
+        );
         for frame in frames {
             self.take_frame(&topic, frame);
         }
