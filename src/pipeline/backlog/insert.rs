@@ -26,8 +26,9 @@ const CHUNK_RECORDS: usize = 500;
 /// One append takes no more than this, and one chunk.
 const APPEND_BYTES: usize = 4 * 1024 * 1024;
 /// Records gather for this long, so that an fdatasync, which costs a card some 17 KB, is for many.
-const GATHER_MAX: Duration = Duration::from_millis(50);
-/// When none has come for so long, the MQTT broker may be waiting for acknowledgements: no gathering then.
+const GATHER_MAX: Duration = Duration::from_millis(100);
+/// A broker with a small window sends nothing more until it has acknowledgements, and goes on as soon as it has: with such a
+/// broker, so long a silence ends the gathering, or 20 messages in 100 ms would be all that gets through.
 const GATHER_QUIET: Duration = Duration::from_millis(3);
 /// So many bytes are worth an fdatasync of their own.
 const GATHER_BYTES: usize = 256 * 1024;
@@ -109,6 +110,9 @@ impl Backlog {
         }
         self.first_insert.get_or_insert(now);
         self.last_insert = now;
+        if let Some(settled_at) = self.settled_at.take() {
+            self.window_limited = now.saturating_duration_since(settled_at) <= GATHER_QUIET;
+        }
     }
 
     /// The route's messages go to the spool from now on: also those that wait in the producer.
@@ -143,8 +147,9 @@ impl Backlog {
         if self.pending.is_some() || (self.first_insert.is_none() && !copies) {
             return None;
         }
-        let gathered =
-            self.first_insert.map_or(now, |at| at + GATHER_MAX).min(self.last_insert + GATHER_QUIET);
+        let gathered = self.first_insert.map_or(now, |at| at + GATHER_MAX);
+        let quiet = self.last_insert + GATHER_QUIET;
+        let gathered = if self.window_limited { gathered.min(quiet) } else { gathered };
         let gathered = if copies || stopping || self.insert_bytes >= GATHER_BYTES { now } else { gathered };
         let due = gathered.max(self.append_at.unwrap_or(now));
         if due > now {
@@ -231,6 +236,9 @@ impl Backlog {
         match result {
             Ok(ids) => {
                 self.append_at = None;
+                // What comes while an append lasts does not wait for acknowledgements.
+                self.settled_at = self.first_insert.is_none().then_some(now);
+                self.window_limited &= self.settled_at.is_some();
                 self.on_kept(pending, &ids, producer, settling);
             }
             Err(why) => self.on_not_kept(pending, &why, settling, now),

@@ -163,6 +163,10 @@ pub struct Backlog {
     first_insert: Option<Instant>,
     last_insert: Instant,
     insert_bytes: usize,
+    /// When an append was answered during which nothing had come.
+    settled_at: Option<Instant>,
+    /// The MQTT broker seems to wait for acknowledgements before it sends more.
+    window_limited: bool,
     keeps: VecDeque<(u64, Vec<Assignment>)>,
     keeping: bool,
     reading: bool,
@@ -213,6 +217,8 @@ impl Backlog {
             first_insert: None,
             last_insert: now,
             insert_bytes: 0,
+            settled_at: None,
+            window_limited: false,
             keeps: VecDeque::new(),
             keeping: false,
             reading: false,
