@@ -1,6 +1,6 @@
 use super::*;
 use crate::kafka::compression::Compression;
-use crate::message::Qos;
+use crate::message::{AckToken, Qos};
 use crate::route::{KeyTemplate, Rule, RuleKind, Rules, TopicFilter, TopicTemplate};
 use bytes::Bytes;
 use crossbeam_channel::bounded;
