@@ -32,12 +32,16 @@ const GATHER_MAX: Duration = Duration::from_millis(100);
 const GATHER_QUIET: Duration = Duration::from_millis(3);
 /// So many bytes are worth an fdatasync of their own.
 const GATHER_BYTES: usize = 256 * 1024;
+/// Near the end of a backlog, new messages wait so long for the end. Other routes' acknowledgements wait behind theirs.
+const CLOSING_MAX: Duration = Duration::from_millis(100);
 /// An append that failed is tried again after this long.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// Records of one route that become one frame.
 #[derive(Debug)]
 pub(super) struct Chunk {
+    /// When its first record came.
+    since: Instant,
     records: Records,
     waiting: Vec<Waiting>,
 }
@@ -88,7 +92,7 @@ pub(super) struct PendingAppend {
 #[derive(Debug)]
 enum Part {
     /// Records that are nowhere else.
-    Inserted { topic: TopicName, records: SealedBatch, waiting: Vec<Waiting> },
+    Inserted { topic: TopicName, since: Instant, records: SealedBatch, waiting: Vec<Waiting> },
     /// A copy of a batch that the producer has.
     Copied { topic: TopicName, key: u64 },
 }
@@ -98,11 +102,13 @@ impl Backlog {
     pub fn insert(&mut self, topic: &TopicName, record: &RecordRef<'_>, waiting: Waiting, now: Instant) {
         let route = self.routes.entry(topic.clone()).or_insert_with(|| Route::new(now));
         if !route.chunks.back().is_some_and(|chunk| chunk.has_room(record)) {
-            route
-                .chunks
-                .push_back(Chunk { records: Records::Open(BatchBuilder::new()), waiting: Vec::new() });
+            route.chunks.push_back(Chunk {
+                since: now,
+                records: Records::Open(BatchBuilder::new()),
+                waiting: Vec::new(),
+            });
         }
-        if let Some(Chunk { records: Records::Open(builder), waiting: all }) = route.chunks.back_mut() {
+        if let Some(Chunk { records: Records::Open(builder), waiting: all, .. }) = route.chunks.back_mut() {
             let before = builder.encoded_bytes();
             builder.append(record);
             all.push(waiting);
@@ -166,8 +172,7 @@ impl Backlog {
         let topics: Vec<TopicName> = self.routes.keys().cloned().collect();
         for topic in topics {
             let closing = self.routes.get(&topic).and_then(|route| route.closing_since);
-            if let Some(until) = closing.map(|since| since + self.options.after).filter(|until| *until > now)
-            {
+            if let Some(until) = closing.map(|since| since + CLOSING_MAX).filter(|until| *until > now) {
                 held_until = Some(held_until.map_or(until, |known| known.min(until)));
                 continue;
             }
@@ -179,11 +184,12 @@ impl Backlog {
             while bytes < APPEND_BYTES
                 && let Some(chunk) = route.chunks.pop_front()
             {
+                let since = chunk.since;
                 let (records, waiting) = chunk.seal();
                 let frame = frame(&topic, None, &records);
                 bytes += frame.body.len();
                 frames.push(frame);
-                parts.push(Part::Inserted { topic: topic.clone(), records, waiting });
+                parts.push(Part::Inserted { topic: topic.clone(), since, records, waiting });
             }
             route.appending = parts.last().is_some_and(|part| *part.topic() == topic);
         }
@@ -302,9 +308,9 @@ impl Backlog {
     ) {
         for part in pending.parts.into_iter().rev() {
             match part {
-                Part::Inserted { topic, records, waiting } => {
+                Part::Inserted { topic, since, records, waiting } => {
                     if let Some(route) = self.routes.get_mut(&topic) {
-                        let chunk = Chunk { records: Records::Sealed(records), waiting };
+                        let chunk = Chunk { since, records: Records::Sealed(records), waiting };
                         route.chunks.push_front(chunk);
                     }
                 }
@@ -351,6 +357,7 @@ impl Backlog {
                     route.chunks.push_back(chunk);
                     continue;
                 }
+                let since = chunk.since;
                 let (sealed, all) = chunk.seal();
                 let records = sealed.records().expect("a batch that was sealed here can be read back");
                 let mut kept = BatchBuilder::new();
@@ -364,7 +371,7 @@ impl Backlog {
                     }
                 }
                 if !waiting.is_empty() {
-                    route.chunks.push_back(Chunk { records: Records::Open(kept), waiting });
+                    route.chunks.push_back(Chunk { since, records: Records::Open(kept), waiting });
                 }
             }
         }
@@ -379,14 +386,19 @@ impl Backlog {
     }
 
     /// The backlog is in Kafka's hands: what waited to be appended follows it directly.
-    pub(super) fn release(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>, now: Instant) {
+    pub(super) fn release(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>) {
         let Some(route) = self.routes.get_mut(topic) else { return };
-        for (record, waiting) in std::mem::take(&mut route.chunks).into_iter().flat_map(Chunk::into_records) {
-            self.overdue_at.get_or_insert(now + self.options.after);
-            let pushed = with_record_ref(&record, |record| producer.push(topic, record, waiting, now));
-            if let Err(waiting) = pushed {
-                let reason = "there are too many Kafka topics already";
-                self.rejected.push(Rejected { topic: topic.clone(), record, waiting, reason });
+        for chunk in std::mem::take(&mut route.chunks) {
+            // They have waited since then: that counts for SPOOL_AFTER_MS.
+            let since = chunk.since;
+            let due = since + self.options.after;
+            self.overdue_at = Some(self.overdue_at.map_or(due, |known| known.min(due)));
+            for (record, waiting) in chunk.into_records() {
+                let pushed = with_record_ref(&record, |record| producer.push(topic, record, waiting, since));
+                if let Err(waiting) = pushed {
+                    let reason = "there are too many Kafka topics already";
+                    self.rejected.push(Rejected { topic: topic.clone(), record, waiting, reason });
+                }
             }
         }
     }

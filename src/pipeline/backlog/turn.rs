@@ -48,13 +48,13 @@ impl Backlog {
             return Some(due);
         }
         let (overdue, next) = producer.overdue(now, self.options.after);
-        let again = if overdue.is_empty() { OVERDUE_EVERY } else { self.options.after };
         for topic in &overdue {
             self.spool(topic, producer, now);
         }
-        // Those that were found are in the spool or on the way there; a look after them costs little.
-        let next = next.or((!overdue.is_empty()).then_some(now));
-        self.overdue_at = next.map(|at| at.max(now + again.min(self.options.after)));
+        // What was found is overdue until it is in the spool. Others become so a moment later, and all acknowledgements wait
+        // for theirs: a broker's queue is full soon.
+        let next = if overdue.is_empty() { next } else { Some(now) };
+        self.overdue_at = next.map(|at| at.max(now + OVERDUE_EVERY));
         self.overdue_at
     }
 
@@ -96,7 +96,7 @@ impl Backlog {
     fn on_mode(&mut self, topic: &TopicName, before: Mode, producer: &mut Producer<Waiting>, now: Instant) {
         let Some(route) = self.routes.get_mut(topic) else { return };
         match route.mode {
-            Mode::Live => self.release(topic, producer, now),
+            Mode::Live => self.release(topic, producer),
             Mode::Parked => {
                 route.attempt_at = now + self.options.latency;
                 self.parked.push((topic.clone(), true));
