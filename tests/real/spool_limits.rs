@@ -16,21 +16,21 @@ use crate::support::{
 /// MQTT_RECEIVE_MAXIMUM by default: what may come twice after a kill, where Mosquitto has no limit of its own.
 const RECEIVE_MAXIMUM: u64 = 1_000;
 
-/// Lines at ERROR about the spool.
+/// Lines at ERROR about the spool and what it gives up.
 fn spool_errors(gateway: &Gateway) -> Vec<String> {
-    let about = |line: &String| line.contains("ERROR") && line.to_lowercase().contains("spool");
+    let about =
+        |line: &String| line.contains("ERROR") && (line.contains("spool") || line.contains("dropped"));
     gateway.complaints().into_iter().filter(about).collect()
 }
 
-/// How many messages the log says were given up: of each line at ERROR that says "dropped", the number before
-/// "messages".
+/// How many messages the log says were given up: of each line at ERROR with "dropped", the number before "messages".
 fn dropped(gateway: &Gateway) -> u64 {
-    let lines = spool_errors(gateway);
-    let count = |line: &String| -> Option<u64> {
-        let (before, _) = line.split_once("dropped")?.1.split_once(" message")?;
-        before.rsplit(' ').next()?.parse().ok()
+    let lines = spool_errors(gateway).into_iter().filter(|line| line.contains("dropped"));
+    let count = |line: String| {
+        let ends = line.match_indices(" message").map(|(at, _)| at);
+        ends.filter_map(|at| line[..at].rsplit(' ').next()?.parse::<u64>().ok()).next()
     };
-    lines.iter().filter_map(count).sum()
+    lines.filter_map(count).sum()
 }
 
 /// Kafka goes away, and more comes than the disk has room for.

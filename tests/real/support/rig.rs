@@ -7,15 +7,16 @@ use super::consumer::Verdict;
 use super::flow::{ARRIVE, Flow};
 use super::publisher::Load;
 use super::spool::Peaks;
-use super::stage::seconds;
+use super::stage::{seconds, size};
 use super::{Cluster, Gateway, Mosquitto, Publisher, SpoolDir, Stage, Version, until};
 
 /// Messages per second.
 pub const RATE: u64 = 1_000;
 /// Messages that Mosquitto sends without an acknowledgement by default: what may come twice after a kill.
 pub const WINDOW: u64 = 20;
-/// So many restored at once: few, so that a backlog of seconds drains slowly enough to be interrupted.
-const RESTORED_AT_ONCE: &str = "200";
+/// So many are restored a second in everyday runs, so that a backlog of seconds drains slowly enough to be interrupted. In
+/// full runs there is enough of it: no limit.
+const RESTORED_PER_SEC: u64 = 6_000;
 /// What Kafka must have got behind an outage to be sure that the spool is draining: more than was on its way before.
 const DRAINED: i64 = 500;
 
@@ -42,7 +43,8 @@ impl Rig {
         let kafka = Cluster::start_version(version, &stage.dir, 1, config);
         kafka.create(&stage.unique("t"), &kafka.topic());
         let spool = SpoolDir::new(&stage);
-        let settings = [("DB_PERSIST_PATH", spool.text()), ("INVOKE_MAX_GOROUTINE", RESTORED_AT_ONCE)];
+        let restored = size(RESTORED_PER_SEC, 0).to_string();
+        let settings = [("DB_PERSIST_PATH", spool.text()), ("SPOOL_RESTORE_PER_SEC", &restored)];
         let flow = Flow::start(&stage, &mosquitto, &kafka.bootstrap(), &settings);
         let load = Load { devices: 50, ..Load::new(&flow.prefix, RATE * load.as_secs(), RATE) };
         let publisher = Publisher::start(&stage, &mosquitto, &load);
