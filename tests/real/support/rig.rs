@@ -12,8 +12,9 @@ use super::{Cluster, Gateway, Mosquitto, Publisher, SpoolDir, Stage, Version, un
 
 /// Messages per second.
 pub const RATE: u64 = 1_000;
-/// Messages that Mosquitto sends without an acknowledgement by default: what may come twice after a kill.
-pub const WINDOW: u64 = 20;
+/// Messages that may be unacknowledged at once, and so may come twice after a kill. The limit is ours: Mosquitto 2.0.11 sends
+/// the whole queue of a session that is resumed, whatever its max_inflight_messages (20) says.
+pub const WINDOW: u64 = 100;
 /// So many are restored a second in everyday runs, so that a backlog of seconds drains slowly enough to be interrupted. In
 /// full runs there is enough of it: no limit.
 const RESTORED_PER_SEC: u64 = 6_000;
@@ -44,7 +45,12 @@ impl Rig {
         kafka.create(&stage.unique("t"), &kafka.topic());
         let spool = SpoolDir::new(&stage);
         let restored = size(RESTORED_PER_SEC, 0).to_string();
-        let settings = [("DB_PERSIST_PATH", spool.text()), ("SPOOL_RESTORE_PER_SEC", &restored)];
+        let window = WINDOW.to_string();
+        let settings = [
+            ("DB_PERSIST_PATH", spool.text()),
+            ("SPOOL_RESTORE_PER_SEC", &restored),
+            ("MQTT_RECEIVE_MAXIMUM", &window),
+        ];
         let flow = Flow::start(&stage, &mosquitto, &kafka.bootstrap(), &settings);
         let load = Load { devices: 50, ..Load::new(&flow.prefix, RATE * load.as_secs(), RATE) };
         let publisher = Publisher::start(&stage, &mosquitto, &load);
