@@ -285,7 +285,9 @@ impl Broker {
     }
 
     fn launch(&mut self) {
-        let mut command = self.version.java(&["kafka.Kafka", "server.properties"]);
+        // By its whole path: so a list of processes tells the brokers of several runs apart.
+        let mut command = self.version.java(&["kafka.Kafka"]);
+        command.arg(self.dir.join("server.properties"));
         self.process = Some(Process::start("kafka", &self.dir, &mut command));
     }
 
@@ -305,7 +307,8 @@ impl Broker {
         self.launch();
         let port = self.port;
         until("a broker to come back", START_LIMIT, || {
-            assert!(!self.has_ended(), "the broker ended\n{}", tail(&self.log(), 20));
+            let ended = self.process.as_mut().and_then(Process::ended);
+            assert!(ended.is_none(), "the broker ended: {ended:?}\n{}", tail(&self.log(), 20));
             kafka_wire::broker_count(port)
                 .and_then(|count| if count > 0 { Ok(()) } else { Err("alone".into()) })
         });
