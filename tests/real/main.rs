@@ -11,4 +11,6 @@ mod flow;
 mod outage;
 mod refused;
 mod seed;
+mod spool_limits;
+mod spool_outage;
 mod stack;

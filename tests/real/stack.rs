@@ -5,7 +5,8 @@ use std::time::Duration;
 use tidegate::clients::payload::Payload;
 
 use crate::support::consumer::{Record, judge};
-use crate::support::kafka::{Cluster, shared_one, shared_three};
+use crate::support::kafka::{Cluster, RULES, shared_one, shared_three};
+use crate::support::process::installed;
 use crate::support::publisher::Load;
 use crate::support::{Mosquitto, Publisher, Stage, read_all};
 
@@ -44,6 +45,30 @@ fn a_frozen_broker_goes_on() {
     kafka.freeze();
     kafka.thaw();
     kafka.create("after", &kafka.topic());
+}
+
+#[test]
+fn a_rule_of_access_keeps_writers_out_until_it_is_taken_away() {
+    let stage = Stage::new("stack_rules");
+    let kafka = Cluster::start(&stage.dir, 1, RULES);
+    kafka.create("ruled", &kafka.topic());
+    let message = stage.dir.join("message");
+    std::fs::write(&message, "m").unwrap();
+    let write = || {
+        let mut kcat = installed("kcat");
+        kcat.args(["-P", "-b", &kafka.bootstrap(), "-t", "ruled", "-X", "message.timeout.ms=5000"]);
+        let output = kcat.arg(&message).output().expect("kcat starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    assert!(write().0, "nobody is kept out yet, or any more");
+    kafka.deny_writing("ruled");
+    let (written, errors) = write();
+    assert!(!written && errors.contains("authorization failed"), "{errors}");
+    assert_eq!(read_all(&kafka.bootstrap(), "ruled").len(), 1);
+    kafka.allow_again("ruled");
+    assert!(write().0, "nobody is kept out yet, or any more");
+    assert_eq!(read_all(&kafka.bootstrap(), "ruled").len(), 2);
+    assert_eq!(kafka.end_offset("ruled"), 2);
 }
 
 /// The judge must be able to condemn: a clean delivery passes, and each way of spoiling it is named.

@@ -3,8 +3,9 @@
 #
 #   setup.sh packages     Debian packages: Mosquitto, kcat, a Java runtime, Maven, a C linker
 #   setup.sh kafka        the pinned Apache Kafka (kafka/pom.xml) into the cache
+#   setup.sh kafka-older  the older ones that the tests start besides, pinned below, into the cache
 #   setup.sh cargo-deny   the pinned cargo-deny into the cache
-#   setup.sh              all three
+#   setup.sh              all four
 #
 # The cache is $TIDEGATE_STACK_CACHE, or .cache in the checkout. It outlives `cargo clean`.
 # Works on Debian and Raspberry Pi OS (x86-64, arm64).
@@ -14,6 +15,8 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 checkout=$(CDPATH='' cd -- "$here/../.." && pwd)
 cache=${TIDEGATE_STACK_CACHE:-$checkout/.cache}
 cargo_deny_version=0.20.2
+# The last with ZooKeeper alone, and the last before 4.0. tests/real/support/kafka_version.rs names them too.
+older_kafkas='2.8.2 3.9.2'
 # Debian keeps mosquitto in /usr/sbin, which is not on an ordinary user's PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -74,36 +77,47 @@ packages() {
 # The folder is named after the pom's checksum, so that another version is another folder, and it gets
 # that name only when it is whole: an interrupted download is never taken for a finished one.
 kafka_libs() {
-    printf '%s/kafka-%s\n' "$cache" "$(cksum <"$here/kafka/pom.xml" | cut -d ' ' -f 1)"
+    printf '%s/%s-%s\n' "$cache" "$1" "$(cksum <"$here/kafka/pom.xml" | cut -d ' ' -f 1)"
 }
 
-kafka() {
-    libs=$(kafka_libs)
+# fetch_kafka NAME [MAVEN ARGUMENT...]: the jars into a folder, and $cache/NAME leads to it.
+fetch_kafka() {
+    name=$1
+    shift
+    libs=$(kafka_libs "$name")
     if [ -d "$libs" ]; then
-        say "kafka: there ($libs)"
+        say "$name: there ($libs)"
     else
-        have mvn || fail "kafka: maven is missing; run tests/stack/setup.sh packages"
-        say "kafka: fetching about 50 MB by Maven"
+        have mvn || fail "$name: maven is missing; run tests/stack/setup.sh packages"
+        say "$name: fetching about 50 MB by Maven"
         mkdir -p "$cache"
         half=$(mktemp -d "$cache/kafka-half.XXXXXX")
         trap 'rm -rf "$half"' EXIT
         trap 'exit 130' INT
         trap 'exit 143' TERM
         # A pipe hides how Maven ended, so a file that only a good end writes tells it.
-        { mvn -B -f "$here/kafka/pom.xml" dependency:copy-dependencies -DoutputDirectory="$half" \
+        { mvn -B -f "$here/kafka/pom.xml" "$@" dependency:copy-dependencies -DoutputDirectory="$half" \
             -DincludeScope=runtime && touch "$half/.whole"; } |
-            sed -u -n -e 's|^\[INFO\] Copying .*/\([^/)]*\.jar\).*|setup: kafka: \1|p' -e '/^\[ERROR\]/p' >&2
+            sed -u -n -e "s|^\[INFO\] Copying .*/\([^/)]*\.jar\).*|setup: $name: \1|p" -e '/^\[ERROR\]/p' >&2
         [ -e "$half/.whole" ] ||
-            fail "kafka: Maven could not fetch it (its words are above); check the network or proxy, and run this again"
+            fail "$name: Maven could not fetch it (its words are above); check the network or proxy, and run this again"
         chmod 755 "$half"
         # Another setup may have been faster: then its folder stays.
-        mv -T "$half" "$libs" 2>/dev/null || [ -d "$libs" ] || fail "kafka: cannot write $libs"
+        mv -T "$half" "$libs" 2>/dev/null || [ -d "$libs" ] || fail "$name: cannot write $libs"
         trap - EXIT INT TERM
         rm -rf "$half"
-        say "kafka: fetched into $libs"
+        say "$name: fetched into $libs"
     fi
     # A name that the harness finds without knowing the checksum.
-    ln -sfn "$(basename "$libs")" "$cache/kafka"
+    ln -sfn "$(basename "$libs")" "$cache/$name"
+}
+
+kafka() { fetch_kafka kafka; }
+
+kafka_older() {
+    for version in $older_kafkas; do
+        fetch_kafka "kafka-$version" -Dkafka.version="$version"
+    done
 }
 
 cargo_deny() {
@@ -120,12 +134,13 @@ cargo_deny() {
     ln -sfn "$(basename "$deny")" "$cache/cargo-deny"
 }
 
-[ $# -gt 0 ] || set -- packages kafka cargo-deny
+[ $# -gt 0 ] || set -- packages kafka kafka-older cargo-deny
 for part in "$@"; do
     case $part in
     packages) packages ;;
     kafka) kafka ;;
+    kafka-older) kafka_older ;;
     cargo-deny) cargo_deny ;;
-    *) fail "unknown part '$part': packages, kafka, cargo-deny" ;;
+    *) fail "unknown part '$part': packages, kafka, kafka-older, cargo-deny" ;;
     esac
 done

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::consumer::judge;
+use super::consumer::judge_topic;
 use super::stage::seconds;
-use super::{Follower, Gateway, Mosquitto, Publisher, Stage, Verdict, read_all};
+use super::{Follower, Gateway, Mosquitto, Publisher, Stage, Verdict};
 
 /// A queue without limit: what the broker itself would drop is no measure of the gateway.
 pub const UNLIMITED: &str = "max_queued_messages 0";
@@ -23,11 +23,20 @@ pub struct Flow {
 impl Flow {
     /// Starts all of it; the topic is there already.
     pub fn start(stage: &Stage, mosquitto: &Mosquitto, bootstrap: &str, settings: &[(&str, &str)]) -> Flow {
+        Flow::start_with(stage, mosquitto, bootstrap, |gateway| {
+            settings.iter().fold(gateway, |gateway, (name, value)| gateway.set(name, value))
+        })
+    }
+
+    /// The same, with the gateway changed before its start.
+    pub fn start_with(
+        stage: &Stage,
+        mosquitto: &Mosquitto,
+        bootstrap: &str,
+        change: impl FnOnce(Gateway) -> Gateway,
+    ) -> Flow {
         let (prefix, topic) = (stage.unique("d"), stage.unique("t"));
-        let mut gateway = Gateway::new(stage, mosquitto, bootstrap, &format!("{prefix}/#:{topic}"));
-        for (name, value) in settings {
-            gateway = gateway.set(name, value);
-        }
+        let mut gateway = change(Gateway::new(stage, mosquitto, bootstrap, &format!("{prefix}/#:{topic}")));
         gateway.up_and_subscribed(mosquitto, &format!("{prefix}/#"));
         let follower = Follower::start(&stage.dir, bootstrap, &topic);
         Flow { gateway, follower, bootstrap: bootstrap.to_owned(), topic, prefix }
@@ -38,7 +47,7 @@ impl Flow {
         publisher.finish(seconds(120, 600));
         self.follower.wait_distinct(publisher.total, ARRIVE);
         self.gateway.stop_in_order();
-        (judge(&read_all(&self.bootstrap, &self.topic), publisher.total), self.gateway)
+        (judge_topic(&self.bootstrap, &self.topic, publisher.total), self.gateway)
     }
 
     /// [`Flow::end`] with everything once, in order, under its key.

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::process::{Process, built};
+use super::process::{Process, built, installed};
 use super::{Mosquitto, Stage};
 
 pub struct Gateway {
     pub client_id: String,
     env: BTreeMap<String, String>,
     dir: std::path::PathBuf,
+    /// A program and arguments that end by starting tidegate in their place; none.
+    before: Vec<String>,
     process: Option<Process>,
 }
 
@@ -28,7 +30,13 @@ impl Gateway {
             ("KAFKA_BROKER", bootstrap),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Gateway { client_id, env, dir: stage.dir.clone(), process: None }
+        Gateway { client_id, env, dir: stage.dir.clone(), before: Vec::new(), process: None }
+    }
+
+    /// Started by another program, which must become tidegate by `exec "$@"`: so it is the same process.
+    pub fn started_by(mut self, before: Vec<String>) -> Gateway {
+        self.before = before;
+        self
     }
 
     /// Sets a variable; an empty value takes it away.
@@ -43,6 +51,11 @@ impl Gateway {
 
     pub fn up(&mut self) {
         let mut command = built("tidegate");
+        if let [program, arguments @ ..] = self.before.as_slice() {
+            let mut starter = installed(program);
+            starter.args(arguments).arg(command.get_program());
+            command = starter;
+        }
         command.envs(&self.env).env("RUST_BACKTRACE", "1");
         self.process = Some(Process::start("tidegate", &self.dir, &mut command));
     }

@@ -1,28 +1,41 @@
-//! Apache Kafka: one broker or three, each broker and controller in one (KRaft), one quorum.
+//! Apache Kafka: one broker or three, each broker and controller in one (KRaft), one quorum. Before KRaft: brokers and a
+//! ZooKeeper.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::process::{Process, installed, tail};
+use super::kafka_version::Version;
+use super::process::{Process, tail};
 use super::stage::{free_ports, root};
+use super::zookeeper::{self, SESSION_MS, ZooKeeper};
 use super::{kafka_wire, until};
+
+/// Lines for server.properties: a broker that knows rules of access, and lets everybody in where there is none.
+pub const RULES: &str = "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+                         allow.everyone.if.no.acl.found=true";
 
 /// A cluster that needs longer than this does not come.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
 pub struct Cluster {
     pub brokers: Vec<Broker>,
+    version: Version,
+    dir: PathBuf,
+    /// Where a ZooKeeper is to listen, if there is one.
+    zookeeper_port: Option<u16>,
+    zookeeper: Option<ZooKeeper>,
 }
 
 pub struct Broker {
     /// Node id, from 1.
     pub id: i32,
     pub port: u16,
+    version: Version,
     dir: PathBuf,
+    zookeeper_port: Option<u16>,
     process: Option<Process>,
 }
 
@@ -34,88 +47,65 @@ pub struct TopicSpec {
     pub configs: Vec<(&'static str, &'static str)>,
 }
 
-/// The jars that tests/stack/setup.sh fetched.
-fn jars() -> PathBuf {
-    let cache = std::env::var_os("TIDEGATE_STACK_CACHE").map(PathBuf::from);
-    let cache = cache.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache"));
-    let jars = cache.join("kafka");
-    assert!(jars.is_dir(), "Apache Kafka is not in {}: run `make test-setup`", jars.display());
-    jars
-}
-
-fn java(main: &[&str]) -> Command {
-    let mut command = installed("java");
-    // Two cores: the small collector and the quick compiler start faster and are fast enough here.
-    command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
-    command.arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
-    command.arg("-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS");
-    command.arg("-cp").arg(jars().join("*")).args(main);
-    command
-}
-
 impl Cluster {
     /// Starts `count` brokers; `config` are lines for each server.properties beyond the needed ones.
     pub fn start(dir: &Path, count: usize, config: &str) -> Cluster {
+        Cluster::start_version(Version::V4_3, dir, count, config)
+    }
+
+    /// The same of another version.
+    pub fn start_version(version: Version, dir: &Path, count: usize, config: &str) -> Cluster {
         for attempt in 1..=3 {
-            let mut cluster = Cluster::prepare(&dir.join(format!("kafka-{attempt}")), count, config);
+            let dir = dir.join(format!("kafka-{attempt}"));
+            let mut cluster = Cluster::prepare_version(version, &dir, count, config);
             if cluster.try_up() {
                 return cluster;
             }
             // Somebody took a port between our look and the bind: all again, on others.
         }
-        panic!("Kafka did not start in three attempts; its logs are in {}", dir.display());
+        panic!("Kafka {} did not start in three attempts; its logs are in {}", version.name(), dir.display());
     }
 
     /// Chooses ports and writes folders, and starts nothing yet.
     pub fn prepare(dir: &Path, count: usize, config: &str) -> Cluster {
+        Cluster::prepare_version(Version::V4_3, dir, count, config)
+    }
+
+    fn prepare_version(version: Version, dir: &Path, count: usize, config: &str) -> Cluster {
         let ports = free_ports(2 * count);
         let (ports, controllers) = ports.split_at(count);
-        let voters: Vec<String> =
-            controllers.iter().zip(1..).map(|(port, id)| format!("{id}@127.0.0.1:{port}")).collect();
+        let zookeeper_port = version.has_zookeeper().then(|| controllers[0]);
         let broker = |id: usize| {
             let dir = dir.join(format!("broker-{id}"));
             fs::create_dir_all(&dir).expect("folder for a broker");
-            let (port, controller) = (ports[id - 1], controllers[id - 1]);
             let mut text = String::new();
-            for line in [
-                "process.roles=broker,controller".into(),
-                format!("node.id={id}"),
-                format!("controller.quorum.voters={}", voters.join(",")),
-                format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
-                format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
-                "controller.listener.names=CONTROLLER".into(),
-                "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".into(),
-                format!("log.dirs={}/data", dir.display()),
-                // Tests create what they need, so that a missing topic is a missing topic.
-                "auto.create.topics.enable=false".into(),
-                format!("default.replication.factor={count}"),
-                format!("min.insync.replicas={}", if count > 1 { 2 } else { 1 }),
-                format!("offsets.topic.replication.factor={count}"),
-                "offsets.topic.num.partitions=1".into(),
-                format!("transaction.state.log.replication.factor={count}"),
-                "transaction.state.log.min.isr=1".into(),
-                // A killed broker is noticed in seconds, and two cores are not kept busy by idle brokers.
-                "broker.session.timeout.ms=6000".into(),
-                "broker.heartbeat.interval.ms=1000".into(),
-                // The default reserves half of our small heap for a cleaner that has nothing to do.
-                "log.cleaner.dedupe.buffer.size=8388608".into(),
-                "log.cleaner.threads=1".into(),
-                config.to_owned(),
-            ] {
+            let roles = match zookeeper_port {
+                Some(zookeeper) => zookeeper_roles(id, ports[id - 1], zookeeper),
+                None => kraft_roles(id, ports[id - 1], controllers),
+            };
+            let common = common_properties(count, &dir);
+            for line in roles.iter().chain(&common).map(String::as_str).chain([config]) {
                 writeln!(text, "{line}").expect("a String can be written to");
             }
             fs::write(dir.join("server.properties"), text).expect("server.properties");
-            Broker { id: id as i32, port, dir, process: None }
+            Broker { id: id as i32, port: ports[id - 1], version, dir, zookeeper_port, process: None }
         };
-        Cluster { brokers: (1..=count).map(broker).collect() }
+        let brokers = (1..=count).map(broker).collect();
+        Cluster { brokers, version, dir: dir.to_owned(), zookeeper_port, zookeeper: None }
     }
 
     /// Formats what is new, starts all and waits; false if one ended, as it does when its port is taken.
     fn try_up(&mut self) -> bool {
+        if let (Some(port), None) = (self.zookeeper_port, &self.zookeeper) {
+            self.zookeeper = ZooKeeper::start(self.version, &self.dir.join("zookeeper"), port);
+            if self.zookeeper.is_none() {
+                return false;
+            }
+        }
         let mut formats: Vec<Process> = self
             .brokers
             .iter()
-            .filter(|broker| !broker.dir.join("data").exists())
+            .filter(|broker| !self.version.has_zookeeper() && !broker.dir.join("data").exists())
             .map(Broker::format)
             .collect();
         for format in &mut formats {
@@ -192,24 +182,112 @@ impl Cluster {
         self.brokers.iter_mut().find(|broker| broker.id == id).expect("the leader is one of ours")
     }
 
+    /// How many records the topic has been given, by its end offsets. For a cluster of one.
+    pub fn end_offset(&self, topic: &str) -> i64 {
+        let port = self.live_port();
+        let seen = kafka_wire::leaders(port, topic).and_then(|leaders| {
+            let partitions = i32::try_from(leaders.len()).map_err(|error| error.to_string())?;
+            kafka_wire::end_offset(port, topic, partitions)
+        });
+        // It has just come back: not yet leader.
+        seen.unwrap_or(0)
+    }
+
+    /// Nobody may write to this topic any more.
+    pub fn deny_writing(&self, topic: &str) {
+        let denied = kafka_wire::deny_writing(self.live_port(), topic);
+        denied.unwrap_or_else(|error| panic!("denying {topic}: {error}"));
+    }
+
+    /// Takes all access rules of this topic away.
+    pub fn allow_again(&self, topic: &str) {
+        let allowed = kafka_wire::delete_acls(self.live_port(), topic);
+        allowed.unwrap_or_else(|error| panic!("allowing {topic}: {error}"));
+    }
+
+    /// Kills all brokers, which are there no more for a client. A ZooKeeper stays.
+    pub fn kill(&mut self) {
+        self.brokers.iter_mut().for_each(Broker::kill);
+    }
+
+    /// Stops all brokers in order. A ZooKeeper stays.
+    pub fn down(&mut self) {
+        self.brokers.iter_mut().for_each(Broker::down);
+    }
+
+    /// Starts all brokers again on their ports and data.
+    pub fn up_again(&mut self) {
+        self.brokers.iter_mut().for_each(Broker::up);
+    }
+
     pub fn freeze(&self) {
+        self.zookeeper.iter().for_each(ZooKeeper::freeze);
         self.brokers.iter().filter_map(|broker| broker.process.as_ref()).for_each(Process::freeze);
     }
 
     pub fn thaw(&self) {
+        self.zookeeper.iter().for_each(ZooKeeper::thaw);
         self.brokers.iter().filter_map(|broker| broker.process.as_ref()).for_each(Process::thaw);
     }
 }
 
+/// Broker and controller in one.
+fn kraft_roles(id: usize, port: u16, controllers: &[u16]) -> Vec<String> {
+    let voters: Vec<String> =
+        controllers.iter().zip(1..).map(|(port, id)| format!("{id}@127.0.0.1:{port}")).collect();
+    let controller = controllers[id - 1];
+    vec![
+        "process.roles=broker,controller".into(),
+        format!("node.id={id}"),
+        format!("controller.quorum.voters={}", voters.join(",")),
+        format!("listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"),
+        format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port}"),
+        "controller.listener.names=CONTROLLER".into(),
+        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT".into(),
+        // A killed broker is noticed in seconds, and two cores are not kept busy by idle brokers.
+        "broker.session.timeout.ms=6000".into(),
+        "broker.heartbeat.interval.ms=1000".into(),
+    ]
+}
+
+fn zookeeper_roles(id: usize, port: u16, zookeeper: u16) -> Vec<String> {
+    vec![
+        format!("broker.id={id}"),
+        format!("zookeeper.connect=127.0.0.1:{zookeeper}"),
+        format!("zookeeper.session.timeout.ms={SESSION_MS}"),
+        format!("listeners=PLAINTEXT://127.0.0.1:{port}"),
+    ]
+}
+
+fn common_properties(count: usize, dir: &Path) -> Vec<String> {
+    vec![
+        format!("log.dirs={}/data", dir.display()),
+        // Tests create what they need, so that a missing topic is a missing topic.
+        "auto.create.topics.enable=false".into(),
+        format!("default.replication.factor={count}"),
+        format!("min.insync.replicas={}", if count > 1 { 2 } else { 1 }),
+        format!("offsets.topic.replication.factor={count}"),
+        "offsets.topic.num.partitions=1".into(),
+        format!("transaction.state.log.replication.factor={count}"),
+        "transaction.state.log.min.isr=1".into(),
+        // The default reserves half of our small heap for a cleaner that has nothing to do.
+        "log.cleaner.dedupe.buffer.size=8388608".into(),
+        "log.cleaner.threads=1".into(),
+    ]
+}
+
 impl Broker {
     fn format(&self) -> Process {
-        let mut command = java(&["kafka.tools.StorageTool", "format", "-t", "dGlkZWdhdGUtdGVzdC1jbA", "-c"]);
-        command.arg("server.properties");
+        let tool =
+            ["kafka.tools.StorageTool", "format", "-t", "dGlkZWdhdGUtdGVzdC1jbA", "-c", "server.properties"];
+        let mut command = self.version.java(&tool);
         Process::start("format", &self.dir, &mut command)
     }
 
     fn launch(&mut self) {
-        let mut command = java(&["kafka.Kafka", "server.properties"]);
+        // By its whole path: so a list of processes tells the brokers of several runs apart.
+        let mut command = self.version.java(&["kafka.Kafka"]);
+        command.arg(self.dir.join("server.properties"));
         self.process = Some(Process::start("kafka", &self.dir, &mut command));
     }
 
@@ -223,10 +301,14 @@ impl Broker {
 
     /// Starts it again on its port and data.
     pub fn up(&mut self) {
+        if let Some(zookeeper) = self.zookeeper_port {
+            zookeeper::wait_forgotten(zookeeper, self.id);
+        }
         self.launch();
         let port = self.port;
         until("a broker to come back", START_LIMIT, || {
-            assert!(!self.has_ended(), "the broker ended\n{}", tail(&self.log(), 20));
+            let ended = self.process.as_mut().and_then(Process::ended);
+            assert!(ended.is_none(), "the broker ended: {ended:?}\n{}", tail(&self.log(), 20));
             kafka_wire::broker_count(port)
                 .and_then(|count| if count > 0 { Ok(()) } else { Err("alone".into()) })
         });

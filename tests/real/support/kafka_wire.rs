@@ -1,22 +1,37 @@
-//! The three questions the tests ask a broker themselves: are you up, create this topic, who leads it. On the
-//! protocol crate directly, at one version each, against the pinned Kafka.
+//! What the tests ask a broker themselves: are you up, create this topic, who leads it, where does it end, who may write.
+//! On the protocol crate directly, at one version each, which every Kafka from 2.8 has.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
+use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
-    ApiKey, CreateTopicsRequest, CreateTopicsResponse, MetadataRequest, MetadataResponse, RequestHeader,
-    ResponseHeader, TopicName,
+    ApiKey, BrokerId, CreateAclsRequest, CreateAclsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteAclsRequest, DeleteAclsResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+    MetadataResponse, RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
 use super::TopicSpec;
 
-const METADATA_VERSION: i16 = 12;
+const METADATA_VERSION: i16 = 11;
 const CREATE_TOPICS_VERSION: i16 = 7;
+const LIST_OFFSETS_VERSION: i16 = 6;
+const ACLS_VERSION: i16 = 2;
+
+// Numbers of the protocol: resource type, pattern type, operations, permissions.
+const TOPIC: i8 = 2;
+const LITERAL: i8 = 3;
+const ANY: i8 = 1;
+const READ: i8 = 3;
+const WRITE: i8 = 4;
+const DENY: i8 = 2;
+const ALLOW: i8 = 3;
 
 /// How many brokers this one knows of.
 pub fn broker_count(port: u16) -> Result<usize, String> {
@@ -61,6 +76,64 @@ pub fn create_topic(port: u16, name: &str, spec: &TopicSpec) -> Result<(), Strin
         Some(topic) if topic.error_code == 0 => Ok(()),
         Some(topic) => Err(format!("error code {}: {:?}", topic.error_code, topic.error_message)),
         None => Err("no topic in the answer".into()),
+    }
+}
+
+/// The sum of the end offsets of all partitions; an error if the broker leads not all of them.
+pub fn end_offset(port: u16, topic: &str, partitions: i32) -> Result<i64, String> {
+    // Timestamp -1 asks for the end.
+    let partition = |index| ListOffsetsPartition::default().with_partition_index(index).with_timestamp(-1);
+    let topic = ListOffsetsTopic::default()
+        .with_name(TopicName(StrBytes::from_string(topic.to_owned())))
+        .with_partitions((0..partitions).map(partition).collect());
+    let request = ListOffsetsRequest::default().with_replica_id(BrokerId(-1)).with_topics(vec![topic]);
+    let response: ListOffsetsResponse = ask(port, ApiKey::ListOffsets, LIST_OFFSETS_VERSION, &request)?;
+    let partitions = response.topics.into_iter().flat_map(|topic| topic.partitions);
+    partitions
+        .map(|partition| match partition.error_code {
+            0 => Ok(partition.offset),
+            code => Err(format!("partition {}: error code {code}", partition.partition_index)),
+        })
+        .sum()
+}
+
+/// Nobody may write to a topic, and all may read it: once a topic has a rule, what no rule allows is refused.
+pub fn deny_writing(port: u16, topic: &str) -> Result<(), String> {
+    let text = |text: &str| StrBytes::from_string(text.to_owned());
+    let rule = |operation, permission| {
+        AclCreation::default()
+            .with_resource_type(TOPIC)
+            .with_resource_name(text(topic))
+            .with_resource_pattern_type(LITERAL)
+            .with_principal(text("User:*"))
+            .with_host(text("*"))
+            .with_operation(operation)
+            .with_permission_type(permission)
+    };
+    let rules = vec![rule(WRITE, DENY), rule(READ, ALLOW)];
+    let request = CreateAclsRequest::default().with_creations(rules);
+    let response: CreateAclsResponse = ask(port, ApiKey::CreateAcls, ACLS_VERSION, &request)?;
+    match response.results.iter().find(|result| result.error_code != 0) {
+        None => Ok(()),
+        Some(bad) => Err(format!("error code {}: {:?}", bad.error_code, bad.error_message)),
+    }
+}
+
+/// Takes all rules of a topic away; an error if there are none.
+pub fn delete_acls(port: u16, topic: &str) -> Result<(), String> {
+    let filter = DeleteAclsFilter::default()
+        .with_resource_type_filter(TOPIC)
+        .with_resource_name_filter(Some(StrBytes::from_string(topic.to_owned())))
+        .with_pattern_type_filter(LITERAL)
+        .with_principal_filter(None)
+        .with_host_filter(None)
+        .with_operation(ANY)
+        .with_permission_type(ANY);
+    let request = DeleteAclsRequest::default().with_filters(vec![filter]);
+    let response: DeleteAclsResponse = ask(port, ApiKey::DeleteAcls, ACLS_VERSION, &request)?;
+    match response.filter_results.first() {
+        Some(result) if result.error_code == 0 && !result.matching_acls.is_empty() => Ok(()),
+        result => Err(format!("{result:?}")),
     }
 }
 

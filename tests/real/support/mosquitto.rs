@@ -90,6 +90,12 @@ impl Mosquitto {
         });
     }
 
+    /// What it says about messages that its own limits made it drop, which no gateway can bring back.
+    pub fn drops(&self) -> Vec<String> {
+        let log = self.log_text();
+        log.lines().filter(|line| line.contains("being dropped")).map(str::to_owned).collect()
+    }
+
     /// How often this client has connected.
     pub fn connections_of(&self, client_id: &str) -> usize {
         let client = format!(" as {client_id} (");

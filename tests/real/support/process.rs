@@ -125,13 +125,19 @@ impl Process {
 
     /// Resident memory, now and at its highest, KiB (proc(5): VmRSS, VmHWM).
     pub fn memory_kib(&self) -> (u64, u64) {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        let field = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.trim_matches([':', ' ', '\t']).split(' ').next()?.parse().ok())
-                .unwrap_or(0)
-        };
-        (field("VmRSS"), field("VmHWM"))
+        (self.account("status", "VmRSS"), self.account("status", "VmHWM"))
+    }
+
+    /// Bytes that it had written to a disk, or will have (proc(5): write_bytes). Its log is among them.
+    pub fn written_bytes(&self) -> u64 {
+        self.account("io", "write_bytes")
+    }
+
+    /// A number that the kernel keeps about it, 0 if it has ended.
+    fn account(&self, file: &str, name: &str) -> u64 {
+        let text = fs::read_to_string(format!("/proc/{}/{file}", self.id())).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|rest| rest.trim_matches([':', ' ', '\t']).split(' ').next()?.parse().ok()).unwrap_or(0)
     }
 }
 

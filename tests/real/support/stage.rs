@@ -42,9 +42,14 @@ pub fn free_ports(count: usize) -> Vec<u16> {
     sockets.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect()
 }
 
-/// The number for everyday runs, or the one of the full acceptance runs (`make acceptance`).
+/// True in the full acceptance runs (`make acceptance`), whose executables are built for release.
+pub fn is_full() -> bool {
+    std::env::var_os("TIDEGATE_REAL_FULL").is_some()
+}
+
+/// The number for everyday runs, or the one of the full acceptance runs.
 pub fn size(everyday: u64, full: u64) -> u64 {
-    if std::env::var_os("TIDEGATE_REAL_FULL").is_some() { full } else { everyday }
+    if is_full() { full } else { everyday }
 }
 
 /// A duration in seconds, chosen like [`size`].

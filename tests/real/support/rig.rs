@@ -1,0 +1,159 @@
+//! What the outage tests of the spool share: a load through Mosquitto with its default queue, a gateway with a spool, a
+//! Kafka that goes and comes back, and the account of it.
+
+use std::time::{Duration, Instant};
+
+use super::consumer::Verdict;
+use super::flow::{ARRIVE, Flow};
+use super::publisher::Load;
+use super::spool::Peaks;
+use super::stage::{seconds, size};
+use super::{Cluster, Gateway, Mosquitto, Publisher, SpoolDir, Stage, Version, until};
+
+/// Messages per second.
+pub const RATE: u64 = 1_000;
+/// Messages that may be unacknowledged at once, and so may come twice after a kill. The limit is ours: Mosquitto 2.0.11 sends
+/// the whole queue of a session that is resumed, whatever its max_inflight_messages (20) says.
+pub const WINDOW: u64 = 100;
+/// So many are restored a second in everyday runs, so that a backlog of seconds drains slowly enough to be interrupted. In
+/// full runs there is enough of it: no limit.
+const RESTORED_PER_SEC: u64 = 6_000;
+/// What Kafka must have got behind an outage to be sure that the spool is draining: more than was on its way before.
+const DRAINED: i64 = 500;
+
+pub struct Rig {
+    pub stage: Stage,
+    pub mosquitto: Mosquitto,
+    pub kafka: Cluster,
+    pub spool: SpoolDir,
+    pub flow: Flow,
+    pub peaks: Peaks,
+    publisher: Publisher,
+    kills: u64,
+    /// What Kafka had before it went away last, or when draining was seen last.
+    had: i64,
+    /// When it came back last, and what waited then.
+    back: Option<(Instant, u64)>,
+}
+
+impl Rig {
+    /// Everything started, and a load of so many seconds begun from 50 devices.
+    pub fn start(name: &str, version: Version, config: &str, load: Duration) -> Rig {
+        let stage = Stage::new(name);
+        let mosquitto = Mosquitto::start(&stage.dir, "");
+        let kafka = Cluster::start_version(version, &stage.dir, 1, config);
+        kafka.create(&stage.unique("t"), &kafka.topic());
+        let spool = SpoolDir::new(&stage);
+        let restored = size(RESTORED_PER_SEC, 0).to_string();
+        let window = WINDOW.to_string();
+        let settings = [
+            ("DB_PERSIST_PATH", spool.text()),
+            ("SPOOL_RESTORE_PER_SEC", &restored),
+            ("MQTT_RECEIVE_MAXIMUM", &window),
+        ];
+        let flow = Flow::start(&stage, &mosquitto, &kafka.bootstrap(), &settings);
+        let load = Load { devices: 50, ..Load::new(&flow.prefix, RATE * load.as_secs(), RATE) };
+        let publisher = Publisher::start(&stage, &mosquitto, &load);
+        let peaks = Peaks::default();
+        Rig { stage, mosquitto, kafka, spool, flow, peaks, publisher, kills: 0, had: 0, back: None }
+    }
+
+    /// The load flows for this long.
+    pub fn flows_for(&self, length: Duration) {
+        let count = self.flow.follower.distinct() + RATE * length.as_secs();
+        self.flow.follower.wait_distinct(count, length + ARRIVE);
+    }
+
+    pub fn kafka_is_killed(&mut self) {
+        self.had = self.kafka.end_offset(&self.flow.topic);
+        self.kafka.kill();
+    }
+
+    pub fn kafka_is_stopped(&mut self) {
+        self.had = self.kafka.end_offset(&self.flow.topic);
+        self.kafka.down();
+    }
+
+    pub fn kafka_comes_back(&mut self) {
+        self.peaks.look(&mut self.flow.gateway, &self.spool);
+        let waiting = self.spool.waiting();
+        assert!(waiting > 0, "Kafka was away and nothing is in the spool\n{}", self.flow.gateway.log_text());
+        self.kafka.up_again();
+        self.back = Some((Instant::now(), waiting));
+    }
+
+    /// kill -9, and started again on its session and its spool.
+    pub fn gateway_is_killed(&mut self) {
+        self.peaks.look(&mut self.flow.gateway, &self.spool);
+        self.flow.gateway.kill();
+        self.kills += 1;
+        self.flow.gateway.up();
+        let (client, connections) = (self.flow.gateway.client_id.clone(), self.kills as usize + 1);
+        until("tidegate to be back at Mosquitto", Duration::from_secs(20), || {
+            let seen = self.mosquitto.connections_of(&client);
+            if seen >= connections { Ok(()) } else { Err(self.flow.gateway.log_text()) }
+        });
+    }
+
+    /// Waits until stored records come out of the spool; there must be more of them.
+    pub fn wait_draining(&mut self) {
+        let enough = self.had + DRAINED;
+        self.had = until("the spool to drain", ARRIVE, || {
+            let has = self.kafka.end_offset(&self.flow.topic);
+            if has >= enough { Ok(has) } else { Err(format!("Kafka has {has}, not {enough}")) }
+        });
+    }
+
+    /// kill -9 while the spool drains, which is shown by what is left in it.
+    pub fn gateway_is_killed_while_draining(&mut self) {
+        self.wait_draining();
+        self.flow.gateway.process().freeze();
+        let left = self.spool.waiting();
+        assert!(left > 0, "all was drained before the kill: the test came too late");
+        self.gateway_is_killed();
+    }
+
+    /// Kafka is killed while the spool drains, and comes back.
+    pub fn kafka_is_killed_while_draining(&mut self) {
+        self.wait_draining();
+        self.kafka_is_killed();
+        let left = self.spool.waiting();
+        assert!(left > 0, "all was drained before Kafka was killed: the test came too late");
+        self.kafka_comes_back();
+    }
+
+    /// Waits for the rest and counts: nothing lost, nothing out of order, and twice at most what each kill explains.
+    pub fn end(mut self, what: &str) -> (Verdict, Gateway) {
+        let (back, waited) = self.back.expect("Kafka was away");
+        // Behind its backlog a route goes on by itself, while the load still comes.
+        let catches_up = until("the backlog to drain", seconds(90, 400), || {
+            // The files, not `spool status`: a process every 20 ms would slow down what is timed.
+            if self.spool.segments().is_empty() { Ok(back.elapsed()) } else { Err(self.spool.bytes()) }
+        });
+        let drops = self.mosquitto.drops();
+        let allowed = self.kills * WINDOW;
+        self.publisher.finish(seconds(120, 900));
+        let sent = self.publisher.total;
+        self.flow.follower.wait_distinct(sent, ARRIVE);
+        let disk_after = self.spool.wait_returned(Duration::from_secs(30));
+        self.peaks.look(&mut self.flow.gateway, &self.spool);
+        let (verdict, gateway) = self.flow.end(self.publisher);
+        assert!(
+            verdict.summary.lost == 0 || drops.is_empty(),
+            "Mosquitto itself dropped: {drops:?}\n{verdict:?}"
+        );
+        verdict.assert_clean_but_for(allowed);
+        assert!(verdict.replayed > 0, "no record says it was stored: {verdict:?}");
+        let remark = format!(
+            "{what}; {} times kill -9 of tidegate, window {WINDOW}; memory {} KiB at its highest; disk {} bytes at its \
+             highest, {disk_after} at the end; {waited} records gone {:.1} s after Kafka's last return; {} were stored",
+            self.kills,
+            self.peaks.memory_kib,
+            self.peaks.disk_bytes,
+            catches_up.as_secs_f64(),
+            verdict.replayed,
+        );
+        self.stage.report(sent, &verdict, &remark);
+        (verdict, gateway)
+    }
+}
