@@ -101,7 +101,6 @@ impl SimPartition {
 
     fn rebuild_memory(&mut self, depth: usize) {
         self.remembered.clear();
-        self.told = false;
         for written in self.log.iter().skip(self.expired) {
             if written.identity != Identity::NONE {
                 let remembered = self.remembered.entry(written.identity.producer_id).or_default();
@@ -172,6 +171,7 @@ impl SimCluster {
     pub fn restart(&mut self, broker: i32) {
         for partition in self.partitions.iter_mut().filter(|p| p.leader == broker) {
             partition.rebuild_memory(1);
+            partition.told = false;
         }
     }
 

@@ -59,6 +59,8 @@ pub(super) struct World {
     links: BTreeMap<u64, (i32, VecDeque<Request>)>,
     /// Of dead processes, by link.
     late: Vec<VecDeque<(i32, Request)>>,
+    /// One of them was carried out since this process started.
+    was_late: bool,
     spool: Spool,
     keeps: VecDeque<(u64, Vec<KeptBatch<u64>>)>,
     append: Option<Append>,
@@ -108,6 +110,7 @@ impl World {
             producer: start(now),
             links: BTreeMap::new(),
             late: Vec::new(),
+            was_late: false,
             spool: Spool::default(),
             keeps: VecDeque::new(),
             append: None,
@@ -222,6 +225,7 @@ impl World {
         while crash.kept && self.keep_front().is_some() {}
         self.keeps.clear();
         self.append = None;
+        self.was_late = false;
         self.unstored.clear();
         let bit = |bits: u64, frame: usize| bits & (1 << (frame % 64)) != 0;
         for (at, frame) in self.spool.frames.iter().enumerate() {
@@ -304,6 +308,8 @@ impl World {
         }
         let mut back = Vec::new();
         self.producer.take_delivered(&mut back);
+        let poison = self.cluster.poison;
+        assert!(back.iter().all(|tag| Some(tag.value) != poison), "what is refused is taken for written");
         for refused in self.producer.take_refused() {
             assert_eq!(Some(refused.tag.value), self.cluster.poison);
             back.push(refused.tag);
@@ -350,6 +356,7 @@ impl World {
         if let Some((broker, request)) = self.late.get_mut(at).and_then(VecDeque::pop_front) {
             self.cluster.handle(broker, &request, Fate::BreakAfter);
             self.cluster.replicate();
+            self.was_late = true;
         }
     }
 
@@ -366,8 +373,9 @@ impl World {
             Step::Kept => self.kept(),
             Step::Crash(crash) => self.crash(crash),
             Step::Late(pick) => self.late(pick),
-            // What comes late to a partition that has forgotten is written again, whatever anybody does.
-            Step::Expire(partition) if self.late.iter().all(VecDeque::is_empty) => {
+            // What comes late to a partition that has forgotten is written again, whatever anybody does; and what came
+            // late after the question is as good as unknown if it is forgotten at once.
+            Step::Expire(partition) if !self.was_late && self.late.iter().all(VecDeque::is_empty) => {
                 self.cluster.expire(partition);
             }
             Step::Expire(_) => {}
@@ -543,5 +551,46 @@ proptest! {
         let mut world = World::new(2, 2);
         world.describes_producers = false;
         run(&mut world, steps);
+    }
+}
+
+#[test]
+fn the_rest_of_a_batch_that_is_written_is_confirmed_by_the_batch_behind_it() {
+    let mut world = World::new(1, 1);
+    world.store(2, 1);
+    world.heal();
+    world.store(1, 1);
+    world.heal();
+    // The first frame's being done was written down, the others' was not.
+    world.step(Step::Crash(Crash {
+        carried_out: 0,
+        others_are_late: false,
+        kept: true,
+        finished: 1,
+        lost: 0,
+    }));
+    world.heal();
+    world.assert_exact();
+    assert_eq!(world.written(), [0, 1, 2]);
+}
+
+#[test]
+fn the_sequence_of_a_refused_record_never_stands_for_another() {
+    let mut world = World::new(1, 1);
+    world.cluster.poison = Some(1);
+    world.store(4, 1);
+    world.heal();
+    // Nothing was written down as done: what was refused is refused again, and nothing else is written again.
+    for _ in 0..3 {
+        world.step(Step::Crash(Crash {
+            carried_out: 0,
+            others_are_late: false,
+            kept: true,
+            finished: 0,
+            lost: 0,
+        }));
+        world.heal();
+        world.assert_exact();
+        assert_eq!((world.written(), world.done.len()), (vec![0, 2, 3], 4));
     }
 }
