@@ -351,6 +351,7 @@ fn list_offsets(request: &ListOffsetsRequest) -> wire::ListOffsetsRequest {
     let timestamp = match request.at {
         OffsetAt::Earliest => -2,
         OffsetAt::Latest => -1,
+        OffsetAt::Timestamp(time_ms) => time_ms.max(0),
     };
     let topics = by_topic(
         &request.partitions,

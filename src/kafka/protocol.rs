@@ -21,7 +21,7 @@ pub enum Request {
     Produce(ProduceRequest),
     /// The producers a partition leader remembers (KIP-664; Kafka 2.8 and later).
     DescribeProducers(Vec<(TopicName, Vec<i32>)>),
-    /// Earliest or latest offsets.
+    /// Earliest or latest offsets, or those of a time.
     ListOffsets(ListOffsetsRequest),
     /// Read record batches.
     Fetch(FetchRequest),
@@ -65,6 +65,9 @@ pub enum OffsetAt {
     Earliest,
     /// The offset the next record will get.
     Latest,
+    /// The first record with this time or a later one, milliseconds since the Unix epoch; it is answered with -1 if there is
+    /// none. Below 0 it would be another question.
+    Timestamp(i64),
 }
 
 /// See [`Request::ListOffsets`].
@@ -72,7 +75,7 @@ pub enum OffsetAt {
 pub struct ListOffsetsRequest {
     /// Topic and partition.
     pub partitions: Vec<(TopicName, i32)>,
-    /// Which end.
+    /// Where in them.
     pub at: OffsetAt,
 }
 
@@ -233,7 +236,7 @@ pub struct PartitionOffset {
     pub partition: i32,
     /// Error code; 0 is none.
     pub error: i16,
-    /// The offset.
+    /// The offset; -1 if there is none.
     pub offset: i64,
 }
 

@@ -123,7 +123,12 @@ fn the_other_requests_arrive_as_meant_in_every_version() {
     let body: broker::DescribeProducersRequest = received(&request, Api::DescribeProducers, 0);
     assert_eq!((&*body.topics[0].name.0, &body.topics[0].partition_indexes[..]), ("a", &[1, 2][..]));
     for version in versions_of(Api::ListOffsets) {
-        for (at, timestamp) in [(OffsetAt::Earliest, -2), (OffsetAt::Latest, -1)] {
+        for (at, timestamp) in [
+            (OffsetAt::Earliest, -2),
+            (OffsetAt::Latest, -1),
+            (OffsetAt::Timestamp(1_700_000_000_000), 1_700_000_000_000),
+            (OffsetAt::Timestamp(-1), 0),
+        ] {
             let request = Request::ListOffsets(ListOffsetsRequest { partitions: vec![(topic("a"), 3)], at });
             let body: broker::ListOffsetsRequest = received(&request, Api::ListOffsets, version);
             assert_eq!((body.replica_id.0, body.isolation_level), (-1, 0));

@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use super::Tag;
+use super::partition::ProducerId;
 use crate::kafka::compression::Compression;
 use crate::kafka::error::ErrorCode;
 use crate::kafka::record_batch::{
@@ -92,6 +93,11 @@ impl<T> Batch<T> {
     /// First sequence behind this batch; None while it has no identity.
     pub fn end_sequence(&self) -> Option<i32> {
         self.identity.map(|identity| next_sequence(identity.base_sequence, self.identified_records))
+    }
+
+    /// The producer under which it was sent; None while it has no identity.
+    pub fn producer(&self) -> Option<ProducerId> {
+        self.identity.map(|of| ProducerId { id: of.producer_id, epoch: of.producer_epoch })
     }
 
     /// False where records are missing that its identity counts.

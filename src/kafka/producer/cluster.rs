@@ -43,6 +43,7 @@ pub(super) enum Asked {
     ProducerId,
     Produce(Vec<PartitionAt>),
     Producers(Vec<PartitionAt>),
+    ReadBack(PartitionAt),
 }
 
 /// A request without an answer.
@@ -74,6 +75,11 @@ impl Link {
     /// Produce requests without an answer.
     pub fn produces_in_flight(&self) -> usize {
         self.sent.iter().filter(|sent| matches!(sent.what, Asked::Produce(_))).count()
+    }
+
+    /// True while a partition is read back on it.
+    pub fn reads_back(&self) -> bool {
+        self.sent.iter().any(|sent| matches!(sent.what, Asked::ReadBack(_)))
     }
 
     /// Connected, and not silent for suspiciously long.

@@ -9,11 +9,11 @@ use log::{info, warn};
 use super::batch::Refusal;
 use super::cluster::{Asked, SUSPICIOUS_AFTER, Sent};
 use super::partition::{Answer, ProducerId, Setback};
-use super::topic::{AskRight, MetadataVerdict, PartitionAt, Topic};
-use super::{Action, Identity, Producer, RIGHTS_RETRY, Tag};
+use super::topic::{Early, MetadataVerdict, PartitionAt, Topic};
+use super::{Action, Identity, Producer, Tag};
 use crate::kafka::error::{Class, ErrorCode};
 use crate::kafka::protocol::{
-    MetadataRequest, MetadataResponse, PartitionProducers, ProduceResponse, Request, Response, TopicMetadata,
+    MetadataRequest, MetadataResponse, ProduceResponse, Request, Response, TopicMetadata,
 };
 use crate::kafka::record_batch::with_record_ref;
 
@@ -118,7 +118,13 @@ impl<T: Tag> Producer<T> {
             }
             (Asked::Producers(partitions), Response::DescribeProducers(answers)) => {
                 let node = self.cluster.links.get(&link).and_then(|link| link.node);
-                self.on_producers(node, &partitions, &answers, now);
+                self.on_producers(sent.ticket, node, &partitions, &answers, now);
+            }
+            (Asked::ReadBack(at), Response::ListOffsets(answers)) => {
+                self.on_offsets(sent.ticket, at, &answers, now);
+            }
+            (Asked::ReadBack(at), Response::Fetch(answer)) => {
+                self.on_fetched(sent.ticket, at, answer, now);
             }
             (what, _) => {
                 // The connection pairs answers with requests, so this is a broker that does not speak Kafka.
@@ -148,9 +154,10 @@ impl<T: Tag> Producer<T> {
                 }
                 Asked::Producers(partitions) => {
                     for at in partitions {
-                        self.producers_unknown(at, now);
+                        self.question_unanswered(at, sent.ticket, now);
                     }
                 }
+                Asked::ReadBack(at) => self.question_unanswered(at, sent.ticket, now),
             }
         }
         self.wake_at = Some(now);
@@ -212,8 +219,13 @@ impl<T: Tag> Producer<T> {
 
     fn place_waiting(&mut self, index: usize, now: Instant) {
         let waiting = self.topics.get_mut(index).map(|topic| std::mem::take(&mut topic.waiting));
-        for (record, tag, _) in waiting.unwrap_or_default() {
-            with_record_ref(&record, |record| self.place(index, record, tag, now));
+        for early in waiting.unwrap_or_default() {
+            match early {
+                Early::Record(record, tag, _) => {
+                    with_record_ref(&record, |record| self.place(index, record, tag, now));
+                }
+                Early::Sent(partition, batch) => self.place_sent(index, partition, batch, now),
+            }
         }
     }
 
@@ -231,7 +243,7 @@ impl<T: Tag> Producer<T> {
     fn refuse_waiting(&mut self, index: usize, code: ErrorCode) {
         let Some(topic) = self.topics.get_mut(index) else { return };
         let name = topic.name.clone();
-        for (record, tag, _) in std::mem::take(&mut topic.waiting) {
+        for (record, tag) in std::mem::take(&mut topic.waiting).into_iter().flat_map(Early::into_records) {
             self.refuse(&name, record, tag, code, format!("Kafka refuses the topic name {name}"));
         }
     }
@@ -261,11 +273,11 @@ impl<T: Tag> Producer<T> {
         let stuck = links.filter(|link| link.sent.front().is_some_and(silent));
         let asked: Vec<PartitionAt> = stuck
             .flat_map(|link| &link.sent)
-            .filter_map(|sent| match &sent.what {
-                Asked::Produce(partitions) | Asked::Producers(partitions) => Some(partitions),
-                _ => None,
+            .flat_map(|sent| match &sent.what {
+                Asked::Produce(partitions) | Asked::Producers(partitions) => partitions.as_slice(),
+                Asked::ReadBack(at) => std::slice::from_ref(at),
+                Asked::Metadata | Asked::ProducerId => &[],
             })
-            .flatten()
             .copied()
             .collect();
         for at in asked {
@@ -339,101 +351,6 @@ impl<T: Tag> Producer<T> {
             self.stats.setbacks += 1;
             on_setback(topic, setback, now, random);
             self.metadata_at = self.metadata_at.min(topic.metadata_due);
-        }
-        self.list(at);
-    }
-
-    fn on_producers(
-        &mut self,
-        node: Option<i32>,
-        asked: &[PartitionAt],
-        answers: &[PartitionProducers],
-        now: Instant,
-    ) {
-        for at in asked {
-            let Some(topic) = self.topics.get_mut(at.topic) else { continue };
-            let leader = topic.slots.get(at.partition).and_then(|slot| slot.partition.leader);
-            if leader != node {
-                // A broker that was frozen may still take itself for the leader, and knows nothing of what the next
-                // one has written since. The next one was asked as well, or will be.
-                if topic.ask_right == AskRight::Trying {
-                    topic.ask_right = AskRight::Untried;
-                }
-                self.list(*at);
-                continue;
-            }
-            let answer = answers.iter().find(|answer| {
-                answer.topic == topic.name && usize::try_from(answer.partition) == Ok(at.partition)
-            });
-            let code = answer.map(|answer| ErrorCode(answer.error));
-            match code.map(ErrorCode::class) {
-                Some(Class::None) => {
-                    if topic.ask_right == AskRight::Denied {
-                        info!("READ on Kafka topic {} is granted now", topic.name);
-                    }
-                    topic.ask_right = AskRight::Granted;
-                    self.on_known_producers(*at, answer);
-                }
-                Some(Class::TopicRefused | Class::ClientRefused) => {
-                    if topic.ask_right != AskRight::Denied {
-                        warn!(
-                            "no right to READ Kafka topic {} ({}): after a broker failure a batch may be written \
-                             twice, and only one is in flight for a partition; grant READ on it",
-                            topic.name,
-                            code.unwrap_or(ErrorCode(0))
-                        );
-                    }
-                    topic.ask_right = AskRight::Denied;
-                    topic.ask_again_at = now + RIGHTS_RETRY;
-                    self.producers_unknown(*at, now);
-                }
-                _ => {
-                    let random = self.rng.f64();
-                    if topic.ask_right == AskRight::Trying {
-                        topic.ask_right = AskRight::Untried;
-                    }
-                    topic.want_metadata(now, random);
-                    self.metadata_at = self.metadata_at.min(topic.metadata_due);
-                    self.producers_unknown(*at, now);
-                }
-            }
-            self.list(*at);
-        }
-    }
-
-    fn on_known_producers(&mut self, at: PartitionAt, answer: Option<&PartitionProducers>) {
-        let Some(slot) = self.topics.get_mut(at.topic).and_then(|topic| topic.slots.get_mut(at.partition))
-        else {
-            return;
-        };
-        let ours = slot.partition.producer();
-        let state = answer.and_then(|answer| {
-            answer.producers.iter().find(|state| {
-                ours.is_some_and(|ours| {
-                    ours.id == state.producer_id && i32::from(ours.epoch) == state.producer_epoch
-                })
-            })
-        });
-        let last_written = state.map(|state| state.last_sequence).filter(|last| *last >= 0);
-        let before = self.delivered.len();
-        let notice = slot.partition.producers_answer(last_written, &mut self.delivered);
-        let delivered = self.delivered.len() - before;
-        self.pending -= delivered;
-        self.stats.delivered += delivered as u64;
-        if let Some(notice) = notice {
-            self.note(at, notice);
-        }
-    }
-
-    fn producers_unknown(&mut self, at: PartitionAt, now: Instant) {
-        let random = self.rng.f64();
-        if let Some(topic) = self.topics.get_mut(at.topic) {
-            if topic.ask_right == AskRight::Trying {
-                topic.ask_right = AskRight::Untried;
-            }
-            if let Some(slot) = topic.slots.get_mut(at.partition) {
-                slot.partition.producers_unknown(now, random);
-            }
         }
         self.list(at);
     }

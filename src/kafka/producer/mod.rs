@@ -18,6 +18,8 @@ mod cluster;
 mod links;
 mod partition;
 mod pump;
+mod questions;
+mod read_back;
 mod recovery;
 #[cfg(test)]
 mod simulation;
@@ -31,11 +33,11 @@ pub use self::stored::SentBefore;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use log::{error, warn};
+use log::warn;
 
 use self::cluster::Cluster;
 use self::partition::ProducerId;
-use self::topic::{PartitionAt, Topic};
+use self::topic::{Early, PartitionAt, Topic};
 use super::compression::Compression;
 use super::error::ErrorCode;
 use super::partitioner::{Sticky, partition_for_key};
@@ -209,6 +211,8 @@ pub struct Producer<T: Tag> {
     stats: ProducerStats,
     /// Earliest time at which a partition has something to do.
     wake_at: Option<Instant>,
+    /// A time by both clocks, if the owner tells.
+    wall_clock: Option<(Instant, i64)>,
 }
 
 impl<T: Tag> Producer<T> {
@@ -237,7 +241,14 @@ impl<T: Tag> Producer<T> {
             refused: Vec::new(),
             stats: ProducerStats::default(),
             wake_at: None,
+            wall_clock: None,
         }
+    }
+
+    /// Tells what the time of day is, milliseconds since the Unix epoch. Kafka forgets a producer by the times of its records:
+    /// with this, old ones are sent one batch at a time.
+    pub fn set_wall_clock(&mut self, now: Instant, unix_ms: i64) {
+        self.wall_clock = Some((now, unix_ms));
     }
 
     /// Asks for the topic's partitions ahead of its first record. Does not create the topic.
@@ -257,7 +268,7 @@ impl<T: Tag> Producer<T> {
             self.metadata_at = self.metadata_at.min(now);
         }
         if found.slots.is_empty() {
-            found.waiting.push_back((owned(record), tag, now));
+            found.waiting.push_back(Early::Record(owned(record), tag, now));
         } else {
             self.place(index, record, tag, now);
         }
@@ -303,7 +314,7 @@ impl<T: Tag> Producer<T> {
     pub fn abandon(&mut self) -> Vec<T> {
         let mut tags = Vec::new();
         for topic in &mut self.topics {
-            tags.extend(topic.waiting.drain(..).map(|(_, tag, _)| tag));
+            tags.extend(topic.waiting.drain(..).flat_map(Early::into_records).map(|(_, tag)| tag));
             for slot in &mut topic.slots {
                 tags.extend(slot.partition.abandon());
             }
@@ -409,25 +420,6 @@ impl<T: Tag> Producer<T> {
         self.pending -= 1;
         self.stats.refused += 1;
         self.refused.push(RefusedRecord { tag, topic: topic.clone(), record, code, reason });
-    }
-
-    fn note(&mut self, at: PartitionAt, notice: partition::Notice) {
-        let name = self.topics.get(at.topic).map(|topic| topic.name.to_string()).unwrap_or_default();
-        match notice {
-            partition::Notice::AcknowledgedRecordsGone => error!(
-                "partition {name}-{} no longer has records that Kafka had acknowledged (an unclean leader \
-                 election?); going on with a new producer id",
-                at.partition
-            ),
-            partition::Notice::MayRepeat => {
-                self.stats.possible_repeats += 1;
-                warn!(
-                    "partition {name}-{}: Kafka has forgotten this producer, so a batch whose answer was lost \
-                     may be written twice",
-                    at.partition
-                );
-            }
-        }
     }
 
     fn find_wanted_nodes(&mut self) {

@@ -27,6 +27,7 @@ use bytes::Bytes;
 
 use super::Tag;
 use super::batch::{Batch, Keep, OpenBatch, Refusal};
+use super::read_back::Read;
 use super::recovery::Recovery;
 use crate::backoff::Backoff;
 use crate::kafka::compression::Compression;
@@ -37,6 +38,8 @@ use crate::kafka::record_batch::{Identity, Record, RecordRef, next_sequence};
 pub(super) const WINDOW: usize = 5;
 /// How long an acknowledgement keeps the window open: well below any sane producer.id.expiration.ms.
 const PROVEN_FOR: Duration = Duration::from_secs(60);
+/// Kafka forgets a producer by the times of its records: from half of producer.id.expiration.ms's default on, care is taken.
+const FORGOTTEN_FROM_MS: i64 = 12 * 3600 * 1000;
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// How long a partition rests that an operator must open again (not authorised).
@@ -72,11 +75,15 @@ pub(super) enum Step {
     WaitUntil(Instant),
     /// A producer id other than the retired one.
     NeedsProducerId,
-    /// Ask the leader what this producer has written: then call [`Partition::producers_asked`].
+    /// Ask the leader what this producer has written: then call [`Partition::question_asked`].
     AskProducers,
+    /// Read the partition itself: then call [`Partition::question_asked`].
+    ReadBack(Read),
+    /// The partition would be read, and must not be: call [`Partition::cannot_read`].
+    CannotRead,
     /// The head of the queue was refused: call [`Partition::take_apart`].
     TakeApart,
-    /// Stored batches are next: their identities must be kept first. Call [`Partition::keep_identities`].
+    /// Stored batches are next, or are in flight with an identity that is not kept: their identities must be kept first. Call [`Partition::keep_identities`].
     Keep,
     /// A batch may be sent: call [`Partition::send`].
     Send,
@@ -94,6 +101,10 @@ pub(super) struct View {
     pub can_ask: bool,
     /// The leader may be asked: it knows how, and has not refused.
     pub may_ask: bool,
+    /// The partition may be read: that has not been refused.
+    pub may_read: bool,
+    /// Milliseconds since the Unix epoch; None if the owner does not tell.
+    pub wall_ms: Option<i64>,
     /// Records wait at least this long for company.
     pub linger: Duration,
     /// The connection would rather gather than send a part-filled batch now.
@@ -123,6 +134,12 @@ pub(super) struct InFlight<T> {
     answer: Option<Answer>,
 }
 
+/// A stored batch that is in flight with an identity that the disk does not have: it was taken apart or sent anew while its
+/// copy was on the way there.
+fn is_unkept<T: Tag>(sent: &InFlight<T>) -> bool {
+    sent.batch.keep == Keep::No && sent.batch.identity.is_some() && sent.batch.is_stored()
+}
+
 /// See the module head.
 pub(super) struct Partition<T> {
     /// Node id of the leader.
@@ -131,10 +148,12 @@ pub(super) struct Partition<T> {
     pub(super) open: Option<OpenBatch<T>>,
     pub(super) in_flight: VecDeque<InFlight<T>>,
     pub(super) producer: Option<ProducerId>,
+    /// Our own producer id that must not be used again here.
     pub(super) retired: Option<i64>,
+    /// The producer is one of an earlier process, which may have used sequences of it for batches that nobody knows: no new
+    /// batch may have one.
+    pub(super) adopted: bool,
     pub(super) next_sequence: i32,
-    /// Something was acknowledged under the present identity.
-    pub(super) acknowledged: bool,
     pub(super) proven_at: Option<Instant>,
     pub(super) recovery: Option<Recovery>,
     /// How many batches at the head of the queue are confirmed by sending only the one behind them.
@@ -144,6 +163,8 @@ pub(super) struct Partition<T> {
     /// The highest offset that Kafka has acknowledged; -1 if none.
     pub(super) acknowledged_offset: i64,
     pub(super) queued_bytes: usize,
+    /// For the operator, to be taken with [`Partition::take_notices`].
+    pub(super) notices: Vec<Notice>,
 }
 
 impl<T: Tag> Partition<T> {
@@ -155,8 +176,8 @@ impl<T: Tag> Partition<T> {
             in_flight: VecDeque::new(),
             producer: None,
             retired: None,
+            adopted: false,
             next_sequence: 0,
-            acknowledged: false,
             proven_at: None,
             recovery: None,
             covered: 0,
@@ -164,6 +185,7 @@ impl<T: Tag> Partition<T> {
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             acknowledged_offset: -1,
             queued_bytes: 0,
+            notices: Vec::new(),
         }
     }
 
@@ -192,9 +214,14 @@ impl<T: Tag> Partition<T> {
         self.queued_bytes
     }
 
-    /// True if something waits to be sent.
-    pub fn has_queued(&self) -> bool {
-        self.open.is_some() || !self.queue.is_empty()
+    /// True if something waits to be sent, or to be kept.
+    pub fn has_work(&self) -> bool {
+        self.open.is_some() || !self.queue.is_empty() || self.in_flight.iter().any(is_unkept)
+    }
+
+    /// What an operator must be told.
+    pub fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
     }
 
     /// The identity under which the leader is asked.
@@ -213,13 +240,17 @@ impl<T: Tag> Partition<T> {
             self.leader = leader;
             self.proven_at = None;
             if let Some(recovery) = &mut self.recovery {
-                recovery.asked = false;
+                recovery.asked = None;
+                recovery.reading = None;
             }
         }
     }
 
     /// The next step; see [`Step`].
     pub fn step(&mut self, view: &View) -> Step {
+        if view.idempotent && self.in_flight.iter().any(is_unkept) {
+            return Step::Keep;
+        }
         if self.in_flight.iter().any(|sent| sent.answer.is_some()) {
             return Step::Idle; // A failed run comes back whole before anything else is sent.
         }
@@ -242,16 +273,26 @@ impl<T: Tag> Partition<T> {
         if self.tickets_in_flight() >= self.window(view) {
             return Step::Idle;
         }
-        if !head.is_whole() {
+        // What the leader has written is only confirmed by the one that is sent.
+        if self.covered == 0 && !head.is_whole() {
+            if !self.in_flight.is_empty() {
+                return Step::Idle;
+            }
             // Not in the log, or nobody can tell: a batch with fewer records must not take its place.
             self.retire();
+        }
+        let Some(head) = self.queue.front() else { return Step::Idle };
+        if head.identity.is_none() && view.idempotent && self.adopted {
+            if !self.in_flight.is_empty() {
+                return Step::Idle;
+            }
+            self.leave_identity();
         }
         let Some(head) = self.queue.front() else { return Step::Idle };
         if head.identity.is_none() && view.idempotent && self.producer.is_none() {
             let usable = view.producer.filter(|producer| Some(producer.id) != self.retired);
             let Some(producer) = usable else { return Step::NeedsProducerId };
-            self.producer = Some(producer);
-            self.next_sequence = 0;
+            self.begin_identity(Some(producer));
         }
         match self.queue.front().filter(|head| view.idempotent && head.needs_keeping()).map(|head| head.keep)
         {
@@ -278,7 +319,7 @@ impl<T: Tag> Partition<T> {
 
     /// Gives the batch the next sequences, if it has none and there is a producer id.
     pub(super) fn identify(&mut self, batch: &mut Batch<T>) {
-        if let (None, Some(producer)) = (batch.identity, self.producer) {
+        if let (None, Some(producer)) = (batch.identity, self.producer.filter(|_| !self.adopted)) {
             let base_sequence = self.next_sequence;
             self.next_sequence = next_sequence(base_sequence, batch.records.count());
             batch.after_offset = self.acknowledged_offset;
@@ -328,7 +369,7 @@ impl<T: Tag> Partition<T> {
         self.gaps = if class == Class::SequenceUnknown { self.gaps + 1 } else { 0 };
         let retire = class == Class::ProducerRefused || self.gaps >= GAPS_MAX;
         self.proven_at = None;
-        self.recovery = Some(Recovery { not_before: now + delay, asked: false, retire });
+        self.recovery = Some(Recovery::new(now + delay, retire));
         Some(Setback { code })
     }
 
@@ -362,7 +403,10 @@ impl<T: Tag> Partition<T> {
 
     fn window(&self, view: &View) -> usize {
         let proven = self.proven_at.is_some_and(|at| view.now.saturating_duration_since(at) < PROVEN_FOR);
-        if proven && view.can_ask && view.idempotent { WINDOW } else { 1 }
+        let old = |at: i64| view.wall_ms.is_some_and(|now| now.saturating_sub(at) > FORGOTTEN_FROM_MS);
+        // Its producer may be forgotten between two batches, and then the second could be written without the first.
+        let old = self.queue.front().is_some_and(|batch| old(batch.records.max_timestamp_ms()));
+        if proven && !old && view.can_ask && view.idempotent { WINDOW } else { 1 }
     }
 
     fn tickets_in_flight(&self) -> usize {
@@ -393,7 +437,6 @@ impl<T: Tag> Partition<T> {
             delivered.extend(sent.batch.tags);
         }
         if proven > 0 {
-            self.acknowledged = true;
             self.proven_at = Some(now);
             self.gaps = 0;
             self.retry.reset();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::cluster::Asked;
-use super::partition::{Step, View};
+use super::partition::{Partition, Step, View};
 use super::topic::{AskRight, PartitionAt};
 use super::{GATHER_BYTES, GATHER_MAX, Identity, Producer, Tag};
 use crate::kafka::protocol::{ProduceBatch, ProduceRequest, Request, TopicName};
@@ -26,6 +26,7 @@ struct Load {
     bytes: usize,
     ticket: u64,
     ask: Vec<PartitionAt>,
+    read: Option<(PartitionAt, Request)>,
 }
 
 /// What the pump knows of one link.
@@ -35,6 +36,8 @@ struct Room {
     can_ask: bool,
     may_produce: bool,
     may_send: bool,
+    /// One partition at a time is read back on a link: an answer is large.
+    may_read: bool,
     gather: bool,
 }
 
@@ -47,6 +50,10 @@ impl<T: Tag> Producer<T> {
             slot.listed = true;
             self.listed.push_back(at);
         }
+    }
+
+    pub(super) fn partition_mut(&mut self, at: PartitionAt) -> Option<&mut Partition<T>> {
+        self.topics.get_mut(at.topic)?.slots.get_mut(at.partition).map(|slot| &mut slot.partition)
     }
 
     pub(super) fn pump(&mut self, now: Instant) {
@@ -80,27 +87,19 @@ impl<T: Tag> Producer<T> {
         now: Instant,
     ) -> bool {
         loop {
-            let Some(topic) = self.topics.get_mut(at.topic) else { return false };
-            let right = topic.ask_right;
-            let name = topic.name.clone();
-            let Some(slot) = topic.slots.get_mut(at.partition) else { return false };
-            let partition = &mut slot.partition;
-            if !partition.has_queued() {
+            let Some(topic) = self.topics.get(at.topic) else { return false };
+            let (right, name) = (topic.ask_right, topic.name.clone());
+            let Some(partition) = self.partition_mut(at).filter(|partition| partition.has_work()) else {
                 return false;
-            }
-            let Some(room) = partition.leader.and_then(|leader| rooms.get(&leader)) else { return true };
-            let idempotent = !self.idempotence_denied;
-            let view = View {
-                now,
-                producer: self.newest,
-                idempotent,
-                can_ask: idempotent && room.can_ask && right == AskRight::Granted,
-                may_ask: idempotent && room.can_ask && right != AskRight::Denied,
-                linger: self.options.linger,
-                gather: room.gather,
-                compression: self.options.compression,
             };
-            match partition.step(&view) {
+            let Some(room) = partition.leader.and_then(|leader| rooms.get(&leader)) else { return true };
+            let view = self.view(*room, right, now);
+            let Some(partition) = self.partition_mut(at) else { return false };
+            let step = partition.step(&view);
+            for notice in partition.take_notices() {
+                self.note(at, notice);
+            }
+            match step {
                 Step::Idle => return true,
                 Step::WaitUntil(time) => {
                     self.wake_by(time);
@@ -113,12 +112,27 @@ impl<T: Tag> Producer<T> {
                     return true;
                 }
                 Step::AskProducers => {
-                    if room.may_send {
-                        partition.producers_asked();
+                    if room.may_send
+                        && let Some(partition) = self.partition_mut(at)
+                    {
+                        partition.question_asked();
                         loads.entry(room.link).or_default().ask.push(at);
                     }
                     return true;
                 }
+                Step::ReadBack(read) => {
+                    let load = loads.entry(room.link).or_default();
+                    if room.may_read
+                        && load.read.is_none()
+                        && let Some(partition) = self.partition_mut(at)
+                    {
+                        partition.question_asked();
+                        let index = i32::try_from(at.partition).unwrap_or(i32::MAX);
+                        load.read = Some((at, read.request(name, index)));
+                    }
+                    return true;
+                }
+                Step::CannotRead => self.with_partition(at, |partition, _| partition.cannot_read()),
                 Step::TakeApart => {
                     self.take_apart(at, &name, now);
                 }
@@ -133,6 +147,27 @@ impl<T: Tag> Producer<T> {
                     return true;
                 }
             }
+        }
+    }
+
+    /// What a partition is told of the world.
+    fn view(&self, room: Room, right: AskRight, now: Instant) -> View {
+        let idempotent = !self.idempotence_denied;
+        let wall_ms = self.wall_clock.map(|(at, unix_ms)| {
+            let since = now.saturating_duration_since(at).as_millis();
+            unix_ms.saturating_add(i64::try_from(since).unwrap_or(i64::MAX))
+        });
+        View {
+            now,
+            producer: self.newest,
+            idempotent,
+            can_ask: idempotent && room.can_ask && right == AskRight::Granted,
+            may_ask: idempotent && room.can_ask && right != AskRight::Denied,
+            may_read: right != AskRight::Denied,
+            wall_ms,
+            linger: self.options.linger,
+            gather: room.gather,
+            compression: self.options.compression,
         }
     }
 
@@ -196,7 +231,21 @@ impl<T: Tag> Producer<T> {
                 }
             }
             let request = Request::DescribeProducers(topics.into_iter().collect());
-            self.send(link, request, Asked::Producers(load.ask), now);
+            let asked = load.ask.clone();
+            let ticket = self.send(link, request, Asked::Producers(load.ask), now);
+            self.question_sent(&asked, ticket);
+        }
+        if let Some((at, request)) = load.read {
+            let ticket = self.send(link, request, Asked::ReadBack(at), now);
+            self.question_sent(&[at], ticket);
+        }
+    }
+
+    fn question_sent(&mut self, asked: &[PartitionAt], ticket: u64) {
+        for at in asked {
+            if let Some(partition) = self.partition_mut(*at) {
+                partition.question_sent(ticket);
+            }
         }
     }
 
@@ -212,6 +261,7 @@ impl<T: Tag> Producer<T> {
                 can_ask,
                 may_produce: produces < LINK_PRODUCES_MAX && link.sent.len() < LINK_REQUESTS_MAX,
                 may_send: link.sent.len() < LINK_REQUESTS_MAX,
+                may_read: link.sent.len() < LINK_REQUESTS_MAX && !link.reads_back(),
                 gather: produces > 0 && gather_until.is_some_and(|until| now < until),
             };
             rooms.insert(node, room);

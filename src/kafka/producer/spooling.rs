@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::topic::PartitionAt;
+use super::topic::{Early, PartitionAt};
 use super::{Action, Producer, SentBefore, Tag};
 use crate::kafka::protocol::TopicName;
 use crate::kafka::record_batch::{Identity, Record, SealedBatch, with_record_ref};
@@ -58,8 +58,10 @@ impl<T: Tag> Producer<T> {
         let mut overdue = Vec::new();
         let mut next: Option<Instant> = None;
         for topic in &self.topics {
-            let waiting =
-                topic.waiting.iter().find(|(_, tag, _)| tag.stored().is_none()).map(|(_, _, at)| *at);
+            let waiting = topic.waiting.iter().find_map(|early| match early {
+                Early::Record(_, tag, at) if tag.stored().is_none() => Some(*at),
+                _ => None,
+            });
             let oldest = topic.slots.iter().filter_map(|slot| slot.partition.oldest_unstored());
             match oldest.chain(waiting).min().map(|oldest| oldest + after) {
                 Some(due) if due <= now => overdue.push(topic.name.clone()),
@@ -80,10 +82,10 @@ impl<T: Tag> Producer<T> {
         for slot in &mut topic.slots {
             records.extend(slot.partition.take_unsent(compression));
         }
-        for (record, tag, at) in std::mem::take(&mut topic.waiting) {
-            match tag.stored() {
-                Some(_) => topic.waiting.push_back((record, tag, at)),
-                None => records.push((record, tag)),
+        for early in std::mem::take(&mut topic.waiting) {
+            match early {
+                Early::Record(record, tag, _) if tag.stored().is_none() => records.push((record, tag)),
+                stored => topic.waiting.push_back(stored),
             }
         }
         self.pending -= records.len();
@@ -104,10 +106,13 @@ impl<T: Tag> Producer<T> {
 
     /// What [`Producer::copy_sent`] lent is on the disk: lends every tag of the topic, to be made one of a stored record.
     pub fn convert(&mut self, topic: &TopicName, mut lend: impl FnMut(&mut T)) {
-        let Some(topic) = self.by_name.get(topic).and_then(|index| self.topics.get_mut(*index)) else {
-            return;
-        };
+        let Some(index) = self.by_name.get(topic).copied() else { return };
+        let Some(topic) = self.topics.get_mut(index) else { return };
         topic.slots.iter_mut().for_each(|slot| slot.partition.convert(&mut lend));
+        // What is in flight by now under another identity than was copied is to be kept.
+        for partition in 0..topic.slots.len() {
+            self.list(PartitionAt { topic: index, partition });
+        }
     }
 
     /// Takes a batch of an earlier process, which may have been written: the leader is asked before it is sent. A partition
@@ -123,26 +128,31 @@ impl<T: Tag> Producer<T> {
         now: Instant,
     ) -> Result<(), SentBefore<T>> {
         let Some(index) = self.topic_index(topic, now) else { return Err(batch) };
-        let compression = self.options.compression;
         let Some(found) = self.topics.get_mut(index) else { return Err(batch) };
         self.pending += batch.records.len();
-        let at = usize::try_from(partition).unwrap_or(usize::MAX);
-        let unknown = found.slots.is_empty();
-        match found.slots.get_mut(at) {
-            Some(slot) => {
-                slot.partition.push_sent(batch, compression, now);
-                self.list(PartitionAt { topic: index, partition: at });
-            }
-            None if unknown => {
-                found.waiting.extend(batch.records.into_iter().map(|(record, tag)| (record, tag, now)));
-            }
-            None => {
-                for (record, tag) in batch.records {
-                    with_record_ref(&record, |record| self.place(index, record, tag, now));
-                }
-            }
+        if found.want_creation(now) {
+            self.metadata_at = self.metadata_at.min(now);
+        }
+        if found.slots.is_empty() {
+            found.waiting.push_back(Early::Sent(partition, batch));
+        } else {
+            self.place_sent(index, partition, batch, now);
         }
         Ok(())
+    }
+
+    /// Adds a batch of an earlier process to its partition, whose topic is known.
+    pub(super) fn place_sent(&mut self, index: usize, partition: i32, batch: SentBefore<T>, now: Instant) {
+        let compression = self.options.compression;
+        let at = usize::try_from(partition).unwrap_or(usize::MAX);
+        let slot = self.topics.get_mut(index).and_then(|topic| topic.slots.get_mut(at));
+        if let Some(slot) = slot {
+            slot.partition.push_sent(batch, compression, now);
+            return self.list(PartitionAt { topic: index, partition: at });
+        }
+        for (record, tag) in batch.records {
+            with_record_ref(&record, |record| self.place(index, record, tag, now));
+        }
     }
 
     /// Asks for a topic for which there are stored records: it is created if that is allowed.
@@ -177,8 +187,8 @@ impl<T: Tag> Producer<T> {
     /// The identities of [`Action::Keep`] are on the disk, or the owner does without: their batches may be sent.
     pub fn kept(&mut self, ticket: u64, now: Instant) {
         for at in self.keeping.remove(&ticket).unwrap_or_default() {
-            if let Some(slot) = self.topics.get_mut(at.topic).and_then(|t| t.slots.get_mut(at.partition)) {
-                slot.partition.kept(ticket);
+            if let Some(partition) = self.partition_mut(at) {
+                partition.kept(ticket);
             }
             self.list(at);
         }
@@ -218,8 +228,8 @@ impl<T: Tag> Producer<T> {
 
     /// Notes an offset that Kafka acknowledged.
     pub(super) fn note_offset(&mut self, at: PartitionAt, offset: i64) {
-        if let Some(slot) = self.topics.get_mut(at.topic).and_then(|t| t.slots.get_mut(at.partition)) {
-            slot.partition.acknowledged_offset = slot.partition.acknowledged_offset.max(offset);
+        if let Some(partition) = self.partition_mut(at) {
+            partition.acknowledged_offset = partition.acknowledged_offset.max(offset);
         }
     }
 }

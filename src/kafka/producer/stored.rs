@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use super::Tag;
 use super::batch::{Batch, Keep, OpenBatch};
-use super::partition::{Partition, ProducerId};
+use super::partition::Partition;
 use super::recovery::Recovery;
 use crate::kafka::compression::Compression;
 use crate::kafka::record_batch::{Identity, Record, SealedBatch};
@@ -39,6 +39,20 @@ pub struct SentBefore<T> {
     pub records: Vec<(Record, T)>,
 }
 
+impl<T: Tag> Batch<T> {
+    /// What is to be kept of it, if it is not.
+    fn ask_to_keep(&mut self, ticket: u64) -> Option<Kept<T::Stored>> {
+        let identity = self.identity.filter(|_| self.keep == Keep::No)?;
+        self.keep = Keep::Asked(ticket);
+        Some(Kept {
+            identity,
+            records: self.identified_records,
+            after_offset: self.after_offset,
+            stored: self.tags.iter().filter_map(Tag::stored).collect(),
+        })
+    }
+}
+
 impl<T: Tag> Partition<T> {
     /// Adds a batch of an earlier process behind all others.
     pub fn push_sent(&mut self, sent: SentBefore<T>, codec: Compression, now: Instant) {
@@ -60,48 +74,35 @@ impl<T: Tag> Partition<T> {
     /// Takes over the producer id of a batch of an earlier process that is next, once nothing of another is in flight. True
     /// if that is to be waited for.
     pub(super) fn adopt(&mut self, now: Instant) -> bool {
-        let id_of = |batch: &Batch<T>| {
-            batch
-                .identity
-                .map(|identity| ProducerId { id: identity.producer_id, epoch: identity.producer_epoch })
-        };
-        let Some(head) = self.queue.front() else { return false };
-        let Some(next) = id_of(head).filter(|id| self.producer != Some(*id)) else { return false };
+        let next = self.queue.front().and_then(Batch::producer);
+        let Some(next) = next.filter(|next| self.producer != Some(*next)) else { return false };
         if !self.in_flight.is_empty() {
             return true;
         }
-        let last = self.queue.iter().take_while(|batch| id_of(batch) == Some(next)).last();
-        self.next_sequence = last.and_then(Batch::end_sequence).unwrap_or(0);
-        self.producer = Some(next);
-        self.acknowledged = false;
-        self.proven_at = None;
-        self.covered = 0;
-        self.gaps = 0;
-        self.recovery = Some(Recovery { not_before: now, asked: false, retire: false });
+        // A sequence of our own that was used here is not known any more when this is over.
+        self.leave_identity();
+        self.begin_identity(Some(next));
+        self.adopted = true;
+        self.recovery = Some(Recovery::new(now, false));
         false
     }
 
     /// Gives identities to the stored batches at the head of the queue, after [`super::partition::Step::Keep`]. They are sent
-    /// when [`Partition::kept`] says that these are on the disk.
+    /// when [`Partition::kept`] says that these are on the disk. What is in flight already comes first.
     pub fn keep_identities(&mut self, ticket: u64, codec: Compression) -> Vec<Kept<T::Stored>> {
         if self.open.as_ref().is_some_and(OpenBatch::is_stored) {
             self.seal_open(codec);
         }
         let mut kept = Vec::new();
+        let in_flight = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
+        in_flight.filter(|batch| batch.is_stored()).for_each(|batch| kept.extend(batch.ask_to_keep(ticket)));
         let mut queue = std::mem::take(&mut self.queue);
         for batch in queue.iter_mut().take_while(|batch| batch.is_stored() && batch.refusal.is_none()) {
-            if batch.keep != Keep::No {
-                continue;
-            }
             self.identify(batch);
-            let Some(identity) = batch.identity else { break };
-            batch.keep = Keep::Asked(ticket);
-            kept.push(Kept {
-                identity,
-                records: batch.identified_records,
-                after_offset: batch.after_offset,
-                stored: batch.tags.iter().filter_map(Tag::stored).collect(),
-            });
+            if batch.producer() != self.producer {
+                break;
+            }
+            kept.extend(batch.ask_to_keep(ticket));
         }
         self.queue = queue;
         kept
@@ -109,7 +110,8 @@ impl<T: Tag> Partition<T> {
 
     /// The identities that were given under this ticket are on the disk.
     pub fn kept(&mut self, ticket: u64) {
-        for batch in self.queue.iter_mut().filter(|batch| batch.keep == Keep::Asked(ticket)) {
+        let in_flight = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
+        for batch in in_flight.chain(&mut self.queue).filter(|batch| batch.keep == Keep::Asked(ticket)) {
             batch.keep = Keep::Yes;
         }
     }

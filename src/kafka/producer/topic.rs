@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use log::{error, info, warn};
 
 use super::RIGHTS_RETRY;
-use super::Tag;
 use super::partition::Partition;
+use super::{SentBefore, Tag};
 use crate::backoff::Backoff;
 use crate::kafka::error::{Class, ErrorCode};
 use crate::kafka::partitioner::Sticky;
@@ -52,6 +52,23 @@ pub(super) struct Slot<T> {
     pub listed: bool,
 }
 
+/// What came before the partitions of its topic were known.
+pub(super) enum Early<T> {
+    /// A record, and when it came.
+    Record(Record, T, Instant),
+    /// A batch of an earlier process for this partition.
+    Sent(i32, SentBefore<T>),
+}
+
+impl<T> Early<T> {
+    pub fn into_records(self) -> Vec<(Record, T)> {
+        match self {
+            Early::Record(record, tag, _) => vec![(record, tag)],
+            Early::Sent(_, batch) => batch.records,
+        }
+    }
+}
+
 /// What a metadata answer means for the records that wait for it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum MetadataVerdict {
@@ -67,8 +84,8 @@ pub(super) enum MetadataVerdict {
 pub(super) struct Topic<T> {
     pub name: TopicName,
     pub slots: Vec<Slot<T>>,
-    /// Records that came before the partitions were known.
-    pub waiting: VecDeque<(Record, T, Instant)>,
+    /// What came before the partitions were known.
+    pub waiting: VecDeque<Early<T>>,
     /// Where records without a key go.
     pub sticky: Sticky,
     /// Partitions that have a leader.

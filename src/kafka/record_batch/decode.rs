@@ -48,6 +48,18 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// Base offset of the batch.
+    pub fn offset(&self) -> i64 {
+        match self {
+            DecodeError::UnsupportedFormat { offset, .. }
+            | DecodeError::WrongChecksum { offset }
+            | DecodeError::Malformed { offset, .. }
+            | DecodeError::Compression { offset, .. } => *offset,
+        }
+    }
+}
+
 /// A batch whose header was read and whose checksum is right. Its records are decoded when asked for.
 #[derive(Debug, Clone)]
 pub struct DecodedBatch {

@@ -9,21 +9,21 @@ use std::thread;
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::api_versions_response::ApiVersion;
 use kafka_protocol::messages::describe_producers_response as described;
-use kafka_protocol::messages::list_offsets_response as listed;
 use kafka_protocol::messages::metadata_response as metadata;
 use kafka_protocol::messages::produce_response as produced;
 use kafka_protocol::messages::{
     ApiKey, ApiVersionsResponse, BrokerId, DescribeProducersRequest, DescribeProducersResponse,
-    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
-    ProduceRequest, ProduceResponse, ProducerId, RequestHeader, ResponseHeader, TopicName,
+    InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, ProducerId,
+    RequestHeader, ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
 use super::kafka_broker::{Act, Api, Call, SeenBatch, Shared};
 use super::kafka_log::{Appended, Batch};
+use super::kafka_read::{answer_fetch, answer_list_offsets};
 
-const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
-const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+pub(super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+pub(super) const NOT_LEADER_OR_FOLLOWER: i16 = 6;
 const MESSAGE_TOO_LARGE: i16 = 10;
 const UNSUPPORTED_VERSION: i16 = 35;
 const INVALID_RECORD: i16 = 87;
@@ -44,13 +44,13 @@ pub(super) fn accept(node: i32, listener: &TcpListener, state: &Shared) {
     }
 }
 
-struct Request {
+pub(super) struct Request {
     api: Api,
-    version: i16,
+    pub(super) version: i16,
     correlation_id: i32,
     /// How often the broker had been stopped when it came in.
     stops: usize,
-    body: Bytes,
+    pub(super) body: Bytes,
     produce: Vec<Incoming>,
 }
 
@@ -199,7 +199,7 @@ fn work(
         Api::Produce => answer_produce(node, &request, &act, state),
         Api::DescribeProducers => answer_describe_producers(node, &request, &act, state),
         Api::ListOffsets => answer_list_offsets(node, &request, state),
-        Api::Fetch => panic!("the gateway does not read from these brokers"),
+        Api::Fetch => answer_fetch(node, &request, state),
     };
     let api_key = ApiKey::try_from(request.api as i16).expect("every Api is a key");
     let header_version = match request.api {
@@ -248,7 +248,7 @@ fn find_act(request: &Request, state: &Shared) -> Option<Act> {
     })
 }
 
-fn encoded<T: Encodable>(message: &T, version: i16) -> Bytes {
+pub(super) fn encoded<T: Encodable>(message: &T, version: i16) -> Bytes {
     let mut bytes = BytesMut::new();
     message.encode(&mut bytes, version).expect("the answer fits its version");
     bytes.freeze()
@@ -443,32 +443,6 @@ fn answer_describe_producers(node: i32, request: &Request, act: &Option<Act>, st
         answer
             .topics
             .push(described::TopicResponse::default().with_name(topic.name).with_partitions(partitions));
-    }
-    encoded(&answer, request.version)
-}
-
-fn answer_list_offsets(node: i32, request: &Request, state: &Shared) -> Bytes {
-    let asked =
-        ListOffsetsRequest::decode(&mut request.body.clone(), request.version).expect("valid ListOffsets");
-    let mut state = state.lock().unwrap();
-    let mut answer = ListOffsetsResponse::default();
-    for topic in asked.topics {
-        let name = topic.name.0.to_string();
-        let mut partitions = Vec::new();
-        for wanted in topic.partitions {
-            let one =
-                listed::ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
-            partitions.push(match state.partition(&name, wanted.partition_index) {
-                Some(known) if known.leader == node => {
-                    one.with_offset(if wanted.timestamp == -2 { 0 } else { known.log.records.len() as i64 })
-                }
-                Some(_) => one.with_error_code(NOT_LEADER_OR_FOLLOWER),
-                None => one.with_error_code(UNKNOWN_TOPIC_OR_PARTITION),
-            });
-        }
-        answer.topics.push(
-            listed::ListOffsetsTopicResponse::default().with_name(topic.name).with_partitions(partitions),
-        );
     }
     encoded(&answer, request.version)
 }

@@ -2,13 +2,16 @@
 //!
 //! Fault model: any link may break before or after its next request is carried out; a request may be answered with
 //! any of the retriable codes, carried out or not; a leader may move, losing what is not acknowledged; a broker may
-//! restart and remember only the last batch of each producer. What is acknowledged is never lost.
+//! restart and remember only the last batch of each producer, or forget all of them. What is acknowledged is never lost.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use bytes::Bytes;
+
 use crate::kafka::protocol::{
-    Broker, InitProducerIdResponse, MetadataResponse, PartitionMetadata, PartitionProducers, ProduceResponse,
-    ProduceResult, ProducerState, Request, Response, TopicMetadata, TopicName,
+    Broker, FetchPartition, FetchResponse, FetchedPartition, InitProducerIdResponse, MetadataResponse,
+    OffsetAt, PartitionMetadata, PartitionOffset, PartitionProducers, ProduceResponse, ProduceResult,
+    ProducerState, Request, Response, TopicMetadata, TopicName,
 };
 use crate::kafka::record_batch::{Identity, decode_batches, next_sequence};
 
@@ -32,6 +35,9 @@ struct Written {
     identity: Identity,
     end: i32,
     values: Vec<u64>,
+    /// Offset of the first record.
+    offset: i64,
+    records: Bytes,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +48,12 @@ pub struct SimPartition {
     safe: usize,
     /// How many of the last batches of each producer are remembered (5, or 1 after a restart).
     remembered: BTreeMap<i64, VecDeque<(Identity, i32)>>,
+    /// The producers of what lies before this in `log` have expired.
+    expired: usize,
+    /// Somebody was told what is remembered, and has not acted on it.
+    pub told: bool,
+    /// What lies before this offset is deleted.
+    pub log_start: i64,
 }
 
 impl SimPartition {
@@ -49,31 +61,54 @@ impl SimPartition {
         self.log.iter().flat_map(|written| written.values.clone()).collect()
     }
 
-    fn append(&mut self, identity: Identity, values: Vec<u64>) -> i16 {
+    fn end_offset(&self) -> i64 {
+        self.log.last().map_or(0, |last| last.offset + last.values.len() as i64)
+    }
+
+    /// The error code, and the offset at which it lies.
+    fn append(&mut self, identity: Identity, values: Vec<u64>, records: &Bytes) -> (i16, i64) {
         let end = next_sequence(identity.base_sequence, i32::try_from(values.len()).unwrap());
         if identity != Identity::NONE {
             let remembered = self.remembered.entry(identity.producer_id).or_default();
             if remembered.iter().any(|(known, known_end)| *known == identity && *known_end == end) {
                 self.safe = self.log.len();
-                return 0;
+                let known = self.log.iter().rfind(|written| written.identity == identity).unwrap();
+                return (0, known.offset);
             }
-            if remembered.back().is_some_and(|(_, last)| *last != identity.base_sequence) {
-                return 45;
+            if let Some((last, last_end)) = remembered.back() {
+                if identity.producer_epoch < last.producer_epoch {
+                    return (47, -1);
+                }
+                let expected = if identity.producer_epoch == last.producer_epoch { *last_end } else { 0 };
+                if identity.base_sequence != expected {
+                    return (45, -1);
+                }
+                if identity.producer_epoch > last.producer_epoch {
+                    remembered.clear();
+                }
             }
             remembered.push_back((identity, end));
             while remembered.len() > 5 {
                 remembered.pop_front();
             }
         }
-        self.log.push(Written { identity, end, values });
-        0
+        let offset = self.end_offset();
+        let mut placed = offset.to_be_bytes().to_vec();
+        placed.extend_from_slice(&records[8..]);
+        self.log.push(Written { identity, end, values, offset, records: placed.into() });
+        (0, offset)
     }
 
     fn rebuild_memory(&mut self, depth: usize) {
         self.remembered.clear();
-        for written in &self.log {
+        for written in self.log.iter().skip(self.expired) {
             if written.identity != Identity::NONE {
                 let remembered = self.remembered.entry(written.identity.producer_id).or_default();
+                let earlier =
+                    |(known, _): &(Identity, i32)| known.producer_epoch != written.identity.producer_epoch;
+                if remembered.back().is_some_and(earlier) {
+                    remembered.clear();
+                }
                 remembered.push_back((written.identity, written.end));
                 while remembered.len() > depth {
                     remembered.pop_front();
@@ -94,6 +129,12 @@ pub struct SimCluster {
     pub poison: Option<u64>,
     /// DescribeProducers is answered with this code.
     pub describe_code: i16,
+    /// Fetch and ListOffsets are answered with this code.
+    pub read_code: i16,
+    /// How many batches were read back.
+    pub fetched: usize,
+    /// How often an offset was looked for by time.
+    pub offsets_listed: usize,
 }
 
 impl SimCluster {
@@ -108,6 +149,9 @@ impl SimCluster {
             next_producer_id: 1000,
             poison: None,
             describe_code: 0,
+            read_code: 0,
+            fetched: 0,
+            offsets_listed: 0,
         }
     }
 
@@ -118,6 +162,7 @@ impl SimCluster {
         partition.leader = (partition.leader + 1) % brokers;
         if lose_unsafe {
             partition.log.truncate(partition.safe);
+            partition.expired = partition.expired.min(partition.safe);
         }
         partition.rebuild_memory(5);
     }
@@ -126,6 +171,29 @@ impl SimCluster {
     pub fn restart(&mut self, broker: i32) {
         for partition in self.partitions.iter_mut().filter(|p| p.leader == broker) {
             partition.rebuild_memory(1);
+            partition.told = false;
+        }
+    }
+
+    /// As [`SimCluster::forget`], unless somebody has just been told of one: the moment between question and
+    /// sending is a matter of milliseconds, and Kafka looks every ten minutes.
+    pub fn expire(&mut self, partition: usize) {
+        if !self.partitions[partition].told {
+            self.forget(partition);
+        }
+    }
+
+    /// All producers of a partition are forgotten.
+    pub fn forget(&mut self, partition: usize) {
+        let partition = &mut self.partitions[partition];
+        partition.expired = partition.log.len();
+        partition.remembered.clear();
+    }
+
+    /// Everything written is replicated.
+    pub fn replicate(&mut self) {
+        for partition in &mut self.partitions {
+            partition.safe = partition.log.len();
         }
     }
 
@@ -175,9 +243,12 @@ impl SimCluster {
             Request::Produce(produce) => {
                 let mut results = Vec::new();
                 for batch in &produce.batches {
-                    let code = self.produce(broker, batch.partition, batch.records.clone(), acknowledge);
+                    let (code, offset) =
+                        self.produce(broker, batch.partition, batch.records.clone(), acknowledge);
                     let code = if code == 0 { say } else { code };
-                    results.push(result(&batch.topic, batch.partition, code));
+                    let base_offset = if code == 0 { offset } else { -1 };
+                    results
+                        .push(ProduceResult { base_offset, ..result(&batch.topic, batch.partition, code) });
                 }
                 Response::Produce(ProduceResponse { throttle_ms: 0, results })
             }
@@ -190,12 +261,22 @@ impl SimCluster {
                 }
                 Response::DescribeProducers(answers)
             }
-            other => panic!("the producer does not ask {other:?}"),
+            Request::ListOffsets(asked) => Response::ListOffsets(
+                asked
+                    .partitions
+                    .iter()
+                    .map(|(topic, index)| self.list_offset(broker, topic, *index, asked.at))
+                    .collect(),
+            ),
+            Request::Fetch(asked) => Response::Fetch(FetchResponse {
+                error: 0,
+                partitions: asked.partitions.iter().map(|wanted| self.fetch(broker, wanted)).collect(),
+            }),
         }
     }
 
-    fn produce(&mut self, broker: i32, partition: i32, records: bytes::Bytes, acknowledge: bool) -> i16 {
-        let batch = decode_batches(records).next().unwrap().unwrap();
+    fn produce(&mut self, broker: i32, partition: i32, records: Bytes, acknowledge: bool) -> (i16, i64) {
+        let batch = decode_batches(records.clone()).next().unwrap().unwrap();
         let values: Vec<u64> = batch
             .records()
             .unwrap()
@@ -204,21 +285,65 @@ impl SimCluster {
             .collect();
         let found = &mut self.partitions[usize::try_from(partition).unwrap()];
         if found.leader != broker {
-            return 6;
+            return (6, -1);
         }
         if self.poison.is_some_and(|poison| values.contains(&poison)) {
-            return 10;
+            return (10, -1);
         }
-        let code = found.append(batch.identity, values);
+        found.told = false;
+        let (code, offset) = found.append(batch.identity, values, &records);
         if code == 0 && acknowledge {
             found.safe = found.log.len();
         }
-        code
+        (code, offset)
     }
 
-    fn describe(&self, broker: i32, topic: &TopicName, partition: i32) -> PartitionProducers {
-        let found = &self.partitions[usize::try_from(partition).unwrap()];
+    fn list_offset(&mut self, broker: i32, topic: &TopicName, index: i32, at: OffsetAt) -> PartitionOffset {
+        self.offsets_listed += 1;
+        let found = &self.partitions[usize::try_from(index).unwrap()];
+        let error = if found.leader == broker { self.read_code } else { 6 };
+        let offset = match at {
+            OffsetAt::Latest => found.end_offset(),
+            // Every record has the same time.
+            OffsetAt::Earliest | OffsetAt::Timestamp(_) => found.log_start,
+        };
+        PartitionOffset { topic: topic.clone(), partition: index, error, offset }
+    }
+
+    /// A few batches at a time. What is read is replicated.
+    fn fetch(&mut self, broker: i32, wanted: &FetchPartition) -> FetchedPartition {
+        let found = &mut self.partitions[usize::try_from(wanted.partition).unwrap()];
+        let end = found.end_offset();
+        let error = match wanted.offset {
+            _ if found.leader != broker => 6,
+            _ if self.read_code != 0 => self.read_code,
+            offset if (found.log_start..=end).contains(&offset) => 0,
+            _ => 1,
+        };
+        found.safe = found.log.len();
+        let behind = |written: &&Written| written.offset + written.values.len() as i64 > wanted.offset;
+        let batches: Vec<&Bytes> =
+            found.log.iter().filter(behind).map(|written| &written.records).take(3).collect();
+        let batches = if error == 0 { batches } else { Vec::new() };
+        self.fetched += batches.len();
+        let mut records: Vec<u8> = batches.iter().flat_map(|batch| batch.iter().copied()).collect();
+        if batches.len() == 3 {
+            // The last of several is cut short.
+            records.truncate(records.len() - 5);
+        }
+        FetchedPartition {
+            topic: wanted.topic.clone(),
+            partition: wanted.partition,
+            error,
+            high_watermark: end,
+            records: records.into(),
+        }
+    }
+
+    fn describe(&mut self, broker: i32, topic: &TopicName, partition: i32) -> PartitionProducers {
+        let found = &mut self.partitions[usize::try_from(partition).unwrap()];
         let error = if found.leader != broker { 6 } else { self.describe_code };
+        found.told |= error == 0;
         let producers = found
             .remembered
             .iter()

@@ -2,6 +2,8 @@
 
 mod broker;
 mod outages;
+mod read_back;
+mod restarts;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
