@@ -37,6 +37,8 @@ use crate::route::{Decision, Router};
 /// Batches of messages and network events taken in one turn before anything is sent: enough to fill a request,
 /// few enough that an answer is not kept waiting.
 const TURN_MAX: usize = 64;
+/// The producer is told the time of day so often: the clock may be set.
+const WALL_CLOCK_EVERY: Duration = Duration::from_secs(10);
 /// With nothing to do, the thread looks around this often.
 const IDLE_WAIT: Duration = Duration::from_secs(60);
 /// How long ingest may take to let go of its end of the channel when everything stops at once.
@@ -154,7 +156,13 @@ impl Publish {
         }
         self.backlog.prepare(&mut self.producer, clock::now());
         let mut open = true;
+        let mut clock_at = clock::now();
         loop {
+            let now = clock::now();
+            if now >= clock_at {
+                self.producer.set_wall_clock(now, clock::unix_ms());
+                clock_at = now + WALL_CLOCK_EVERY;
+            }
             // What was delivered makes room for more of the backlog, so it is counted first.
             self.free_delivered();
             self.bury_refused();

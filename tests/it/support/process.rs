@@ -29,7 +29,8 @@ impl Setup {
         Setup { variables: BTreeMap::new(), folder }
     }
 
-    /// Set to reach these brokers, in production mode, with the whole log, quick shutdown, and a spool in its folder.
+    /// Set to reach these brokers, in production mode, with the whole log and quick shutdown. What Kafka does not take stays in
+    /// hand and unacknowledged, so that a PUBACK tells what Kafka has; see [`Setup::spooling`].
     pub fn new(mqtt: &MqttBroker, kafka: &Cluster) -> Self {
         Setup::empty()
             .set("RUN_MODE", "PRODUCTION")
@@ -41,11 +42,12 @@ impl Setup {
             .set("SHUTDOWN_TIMEOUT_SEC", "5")
             .set("DB_PERSIST_PATH", "spool")
             .set("SPOOL_MIN_FREE_BYTES", "0")
+            .set("SPOOL_AFTER_MS", "3600000")
     }
 
-    /// What Kafka does not take stays in hand and unacknowledged: the spool is not used while a test lasts.
-    pub fn without_spooling(self) -> Self {
-        self.set("SPOOL_AFTER_MS", "3600000")
+    /// What Kafka does not take goes to the spool in its folder, soon.
+    pub fn spooling(self) -> Self {
+        self.set("SPOOL_AFTER_MS", "100")
     }
 
     pub fn set(mut self, name: &str, value: &str) -> Self {
