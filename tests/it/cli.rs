@@ -146,7 +146,7 @@ fn check_fails_with_code_1_when_a_broker_cannot_be_reached_and_names_it() {
 /// What `check` says of the spool with these settings, and the code it ends with.
 fn check_of_the_spool(changes: &[(&str, &str)]) -> (String, Option<i32>) {
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
-    let setup = Setup::new(&mqtt, &kafka).wildcards("a/#:t");
+    let setup = Setup::new(&mqtt, &kafka).unset("DB_PERSIST_PATH").wildcards("a/#:t");
     std::fs::write(setup.folder().join("file"), "").unwrap();
     let setup = changes.iter().fold(setup, |setup, (name, value)| setup.set(name, value));
     let output = std::thread::scope(|scope| {
