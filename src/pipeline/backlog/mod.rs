@@ -393,7 +393,7 @@ impl Backlog {
     pub fn tell_given_up(&mut self) {
         if self.given_up > self.given_up_told {
             error!(
-                "the spool is full (SPOOL_FULL=drop-oldest): {} of the oldest records are lost, {} since the start",
+                "the spool is full (SPOOL_FULL=drop-oldest): {} messages dropped, the oldest there were; {} since the start",
                 self.given_up - self.given_up_told,
                 self.given_up
             );
