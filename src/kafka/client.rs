@@ -152,6 +152,7 @@ impl Client {
         let mut wanted: Vec<(TopicName, i32)> =
             partitions.iter().map(|index| (topic.clone(), *index)).collect();
         let mut found = Vec::new();
+        let mut said = None;
         loop {
             let (by_leader, mut failure) = self.route(&wanted, deadline)?;
             let requests = by_leader.into_iter().map(|(leader, partitions)| {
@@ -173,7 +174,7 @@ impl Client {
             if wanted.is_empty() {
                 return Ok(found);
             }
-            pause_or_fail(failure, deadline)?;
+            pause_or_fail(failure, &mut said, deadline)?;
         }
     }
 
@@ -189,6 +190,7 @@ impl Client {
         max_wait: Duration,
     ) -> Result<Vec<(TopicName, i32, Vec<Record>)>, ClientError> {
         let deadline = clock::now() + max_wait + self.options.timeout;
+        let mut said = None;
         loop {
             let wanted: Vec<_> = positions.iter().map(|at| (at.topic.clone(), at.partition)).collect();
             let (by_leader, mut failure) = self.route(&wanted, deadline)?;
@@ -206,7 +208,7 @@ impl Client {
             if failure.is_none() || !read.is_empty() {
                 return Ok(read);
             }
-            pause_or_fail(failure, deadline)?;
+            pause_or_fail(failure, &mut said, deadline)?;
         }
     }
 
@@ -216,6 +218,7 @@ impl Client {
         deadline: Instant,
     ) -> Result<MetadataResponse, ClientError> {
         let request = Request::Metadata(MetadataRequest { topics, create_missing: false });
+        let mut said = None;
         loop {
             // Half of what is left: a broker that is frozen leaves time to ask another.
             let now = clock::now();
@@ -233,7 +236,7 @@ impl Client {
                 Ok(_) => None,
                 Err(error) => Some(passing(error)?),
             };
-            pause_or_fail(failure, deadline)?;
+            pause_or_fail(failure, &mut said, deadline)?;
         }
     }
 
@@ -395,10 +398,19 @@ fn place(topic: &str, partition: Option<i32>) -> String {
     partition.map_or_else(|| format!("topic {topic}"), |partition| format!("{topic}-{partition}"))
 }
 
-/// Waits before another try, or gives up with the failure if the deadline would be passed.
-fn pause_or_fail(failure: Option<ClientError>, deadline: Instant) -> Result<(), ClientError> {
+/// Waits before another try, or gives up with the failure if the deadline would be passed. What a broker said, kept in
+/// `said`, tells more than that the last try got no answer in time.
+fn pause_or_fail(
+    failure: Option<ClientError>,
+    said: &mut Option<ClientError>,
+    deadline: Instant,
+) -> Result<(), ClientError> {
+    let silent = matches!(failure, None | Some(ClientError::Timeout { .. }));
+    if !silent || said.is_none() {
+        *said = failure;
+    }
     if clock::now() + RETRY_PAUSE >= deadline {
-        return Err(failure.unwrap_or(ClientError::Timeout { broker: "the cluster".to_owned() }));
+        return Err(said.take().unwrap_or(ClientError::Timeout { broker: "the cluster".to_owned() }));
     }
     std::thread::sleep(RETRY_PAUSE);
     Ok(())
