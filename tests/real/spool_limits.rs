@@ -191,7 +191,7 @@ fn without_a_folder_memory_holds_an_outage_and_the_start_says_what_that_means() 
     let mosquitto = Mosquitto::start(&stage.dir, "");
     let kafka = Cluster::start(&stage.dir, 1, "");
     kafka.create(&stage.unique("t"), &kafka.topic());
-    let mut flow = Flow::start(&stage, &mosquitto, &kafka.bootstrap(), &[]);
+    let mut flow = Flow::start(&stage, &mosquitto, &kafka.bootstrap(), &[("DB_PERSIST_PATH", "")]);
     let warned = flow.gateway.complaints();
     let told = |line: &String| line.contains("WARN") && line.contains("DB_PERSIST_PATH");
     assert!(warned.iter().any(told), "no WARN that a crash loses what waits: {warned:?}");

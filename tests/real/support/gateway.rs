@@ -20,6 +20,8 @@ impl Gateway {
     /// What it is told; nothing is started yet. `routes` is a WILDCARD_TOPIC_LIST.
     pub fn new(stage: &Stage, mosquitto: &Mosquitto, bootstrap: &str, routes: &str) -> Gateway {
         let client_id = stage.unique("tidegate");
+        let spool = stage.dir.join(format!("{client_id}-spool"));
+        let spool = spool.to_str().expect("a temporary path is text");
         let env = [
             ("RUN_MODE", "PRODUCTION"),
             ("LOG_LVL", "info"),
@@ -28,6 +30,7 @@ impl Gateway {
             ("MQTT_CLIENT_ID", &client_id),
             ("WILDCARD_TOPIC_LIST", routes),
             ("KAFKA_BROKER", bootstrap),
+            ("DB_PERSIST_PATH", spool),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         Gateway { client_id, env, dir: stage.dir.clone(), before: Vec::new(), process: None }
