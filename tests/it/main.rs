@@ -26,6 +26,7 @@ mod cli;
 mod config;
 
 mod spool;
+mod spooling;
 
 mod regression;
 mod tidy;
