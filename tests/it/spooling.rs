@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::kafka_broker::{Act, Api, Cluster, Gate};
+use crate::support::kafka_broker::{Act, Api, Cluster, Gate, Release};
 use crate::support::mqtt_broker::{Link, MqttBroker, ids, numbered};
 use crate::support::process::{Gateway, Setup};
 use crate::support::wait;
+
+const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
 /// Above a limit of the gateway's, for a loaded machine.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -161,4 +163,91 @@ fn killed_again_and_again_while_it_drains_each_message_is_delivered_once_in_orde
     let _gateway = ring.setup().start();
     let _link = ring.mqtt.resume();
     ring.assert_settled("t", &values);
+}
+
+#[test]
+fn new_messages_come_behind_the_backlog_of_their_route_and_another_route_does_not_wait() {
+    let ring = Ring::new(Cluster::start_as(Release::V4, 2).topic("t", 1).topic("other", 1));
+    ring.kafka.move_leader("other", 0, 2);
+    let gate = Gate::default();
+    ring.kafka.when(Api::Produce, usize::MAX, Act::HoldBefore(gate.clone()), |call| call.topic == "t");
+    let setup = ring.setup().wildcards("a/#:t,o/#:other").set("SPOOL_RESTORE_PER_SEC", "1000");
+    let _gateway = setup.start();
+    let link = ring.mqtt.session();
+    let (values, others) = (numbered("v", 1200), numbered("o", 40));
+    link.publish("a/b", &values[0], 1);
+    ring.kafka.wait_for_seen(1);
+    link.publish_all("a/b", &values[1..600], 2);
+    // `t` is held, and none of it is acknowledged but by the spool.
+    link.publish_all("o/1", &others[..20], 601);
+    ring.kafka.wait_for_values("other", 0, &others[..20]);
+    link.wait_for_pubacks(&ids(1, 620));
+    assert!(ring.kafka.values("t", 0).is_empty());
+    ring.release(&gate);
+    wait::until("the backlog begins to drain", || {
+        let count = ring.kafka.values("t", 0).len();
+        if count > 1 { Ok(()) } else { Err(count) }
+    });
+    assert!(ring.kafka.values("t", 0).len() < 600, "there is still a backlog");
+    for (index, part) in values[600..].chunks(100).enumerate() {
+        publish_and_settle(&link, "a/b", part, 621 + 100 * index as u16);
+    }
+    link.publish_all("o/1", &others[20..], 1221);
+    ring.kafka.wait_for_values("other", 0, &others);
+    ring.assert_settled("t", &values);
+    for record in ring.kafka.records("other", 0) {
+        assert_eq!(record.header("tidegate.replayed"), None, "{record:?} went straight to Kafka");
+    }
+}
+
+#[test]
+fn a_topic_that_is_refused_and_later_taken_holds_no_other_and_is_delivered_once_in_order() {
+    let ring = Ring::new(Cluster::start().topic("t", 1).topic("other", 1));
+    ring.kafka
+        .when(Api::Produce, usize::MAX, Act::Error(TOPIC_AUTHORIZATION_FAILED), |call| call.topic == "t");
+    let gateway = ring.setup().wildcards("a/#:t,o/#:other").set("INVOKE_LATENCY_SEC", "1").start();
+    let link = ring.mqtt.session();
+    let (values, others) = (numbered("v", 400), numbered("o", 400));
+    for turn in 0..4 {
+        let (part, first) = (turn * 100..(turn + 1) * 100, 1 + turn as u16 * 200);
+        link.publish_all("a/b", &values[part.clone()], first);
+        publish_and_settle(&link, "o/1", &others[part.clone()], first + 100);
+        ring.kafka.wait_for_values("other", 0, &others[..part.end]);
+    }
+    gateway.wait_for_log("ERROR", &["topic t", "TOPIC_AUTHORIZATION_FAILED"]);
+    assert!(ring.kafka.values("t", 0).is_empty());
+    ring.kafka.heal();
+    ring.assert_settled("t", &values);
+}
+
+#[test]
+fn sigterm_while_kafka_is_away_ends_in_time_all_acknowledged_and_the_next_start_delivers() {
+    for held in [true, false] {
+        let ring = Ring::of_one_topic();
+        let gate = ring.hold();
+        if !held {
+            ring.kafka.stop(1);
+        }
+        let mut gateway = ring.setup().set("SHUTDOWN_TIMEOUT_SEC", "3").start();
+        let link = ring.mqtt.session();
+        let values = numbered("v", 300);
+        publish_and_settle(&link, "a/b", &values[..200], 1);
+        // These may still be in hand when the signal comes.
+        link.publish_all("a/b", &values[200..], 201);
+        wait::until("the last are on their way", || {
+            let count = link.pubacks().len();
+            if count > 200 { Ok(()) } else { Err(count) }
+        });
+        gateway.signal(Signal::TERM);
+        assert_eq!(gateway.wait_for_exit(Duration::from_secs(3) + MARGIN).code(), Some(0));
+        link.expect_disconnect();
+        link.wait_for_pubacks(&ids(1, 300));
+        assert!(gateway.log_of("ERROR").is_empty(), "nothing is lost: {:?}", gateway.log_of("ERROR"));
+        ring.kafka.stop(1);
+        ring.release(&gate);
+        ring.kafka.restart(1);
+        let _next = ring.setup().start();
+        let _link = ring.mqtt.resume();
+        ring.assert_settled("t", &values);
+    }
 }
