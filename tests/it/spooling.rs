@@ -12,8 +12,6 @@ use crate::support::mqtt_broker::{Link, MqttBroker, ids, numbered};
 use crate::support::process::{Gateway, Setup};
 use crate::support::wait;
 
-const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
-
 /// Above a limit of the gateway's, for a loaded machine.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -198,26 +196,6 @@ fn new_messages_come_behind_the_backlog_of_their_route_and_another_route_does_no
     for record in ring.kafka.records("other", 0) {
         assert_eq!(record.header("tidegate.replayed"), None, "{record:?} went straight to Kafka");
     }
-}
-
-#[test]
-fn a_topic_that_is_refused_and_later_taken_holds_no_other_and_is_delivered_once_in_order() {
-    let ring = Ring::new(Cluster::start().topic("t", 1).topic("other", 1));
-    ring.kafka
-        .when(Api::Produce, usize::MAX, Act::Error(TOPIC_AUTHORIZATION_FAILED), |call| call.topic == "t");
-    let gateway = ring.setup().wildcards("a/#:t,o/#:other").set("INVOKE_LATENCY_SEC", "1").start();
-    let link = ring.mqtt.session();
-    let (values, others) = (numbered("v", 400), numbered("o", 400));
-    for turn in 0..4 {
-        let (part, first) = (turn * 100..(turn + 1) * 100, 1 + turn as u16 * 200);
-        link.publish_all("a/b", &values[part.clone()], first);
-        publish_and_settle(&link, "o/1", &others[part.clone()], first + 100);
-        ring.kafka.wait_for_values("other", 0, &others[..part.end]);
-    }
-    gateway.wait_for_log("ERROR", &["topic t", "TOPIC_AUTHORIZATION_FAILED"]);
-    assert!(ring.kafka.values("t", 0).is_empty());
-    ring.kafka.heal();
-    ring.assert_settled("t", &values);
 }
 
 #[test]
