@@ -402,10 +402,9 @@ impl Publish {
     /// Leaves everything that is not settled unacknowledged: the MQTT broker keeps it.
     fn abandon(&mut self) {
         let (mut kept, mut lost) = (0_usize, 0_usize);
-        let stored_is_kept = !self.backlog.is_in_memory();
         let mut abandon = |waiting: Waiting| {
             let stored = !waiting.is_unsettled();
-            if !waiting.abandon() || (stored && !stored_is_kept) {
+            if !waiting.abandon() {
                 lost += 1;
             } else if !stored {
                 kept += 1;
@@ -421,6 +420,13 @@ impl Publish {
                 let owner = Owner::Session(message.token);
                 abandon(Waiting { owner, stage: Stage::Record, mqtt_topic: None });
             }
+        }
+        let stored = self.backlog.lost_with_process();
+        if stored > 0 {
+            error!(
+                "{stored} acknowledged messages are lost: they were held in memory (DB_PERSIST_PATH is not set), and Kafka did \
+                 not take them before the end"
+            );
         }
         if lost > 0 {
             error!("{lost} messages of QoS 0 are lost: Kafka did not take them before the end");

@@ -266,6 +266,7 @@ impl Backlog {
                     if let Some(route) = self.routes.get_mut(&topic) {
                         route.unread = true;
                     }
+                    self.stored += waiting.len() as u64;
                     waiting.into_iter().for_each(|waiting| self.free(waiting, settling));
                 }
                 Part::Copied { topic, key } => {
@@ -288,6 +289,7 @@ impl Backlog {
         resident.frame = Some(id);
         resident.counted = true;
         let remaining = resident.remaining;
+        self.stored += u64::from(remaining);
         if let Some(route) = self.routes.get_mut(topic) {
             route.cursor = id;
             route.in_flight += remaining as usize;

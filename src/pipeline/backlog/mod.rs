@@ -181,6 +181,8 @@ pub struct Backlog {
     allowance: f64,
     allowed_at: Instant,
     rejected: Vec<Rejected>,
+    /// Records that this process stored and that are not done.
+    stored: u64,
     /// An outage that was told: since when, and how many messages were stored until then.
     episode: Option<(Instant, u64)>,
     given_up: u64,
@@ -230,6 +232,7 @@ impl Backlog {
             allowance: 0.0,
             allowed_at: now,
             rejected: Vec::new(),
+            stored: 0,
             episode,
             given_up: 0,
             given_up_told: 0,
@@ -264,6 +267,11 @@ impl Backlog {
         self.options.in_memory
     }
 
+    /// Records that are lost with the process, though MQTT has their acknowledgement.
+    pub fn lost_with_process(&self) -> u64 {
+        if self.options.in_memory { self.stored } else { 0 }
+    }
+
     /// Takes what cannot be kept or delivered.
     pub fn take_rejected(&mut self) -> Vec<Rejected> {
         std::mem::take(&mut self.rejected)
@@ -288,6 +296,7 @@ impl Backlog {
             route.in_flight = route.in_flight.saturating_sub(usize::from(counted));
         }
         if counted {
+            self.stored = self.stored.saturating_sub(1);
             self.counters.restored.fetch_add(1, Relaxed);
         }
         if resident.remaining == 0
@@ -383,6 +392,7 @@ impl Backlog {
             }
         }
         self.given_up += lost;
+        self.stored = self.stored.saturating_sub(lost);
         self.counters.given_up.store(self.given_up, Relaxed);
         if self.given_up_throttle.tell(now).is_some() {
             self.tell_given_up();

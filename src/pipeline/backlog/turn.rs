@@ -139,7 +139,9 @@ impl Backlog {
 
 /// What happened to a route, as far as its mode is concerned.
 fn event(route: &Route, state: TopicState, now: Instant, latency: Duration) -> Option<Event> {
-    let proven = route.progressed || route.in_flight == 0;
+    // What is being copied is in flight too, though it does not count yet.
+    let idle = route.in_flight == 0 && !route.copy && !route.appending;
+    let proven = route.progressed || idle;
     let attempt = now.saturating_duration_since(route.since) >= latency;
     match (route.mode, state) {
         (Mode::Spooling | Mode::Draining, TopicState::Refused) => Some(Event::Refused),
