@@ -14,9 +14,9 @@ use crate::support::mqtt_broker::{Link, MqttBroker, publish};
 use crate::support::process::Setup;
 use crate::support::wait;
 
-const PARTITIONS: i32 = 3;
-const DEVICES: usize = 7;
-const WINDOW: usize = 60;
+pub(super) const PARTITIONS: i32 = 3;
+pub(super) const DEVICES: usize = 7;
+pub(super) const WINDOW: usize = 60;
 const ROUNDS: usize = 80;
 
 #[test]
@@ -34,25 +34,29 @@ fn seed_3() {
     run(3);
 }
 
-struct Sent {
+pub(super) struct Sent {
     id: u16,
     topic: String,
-    value: String,
+    pub(super) value: String,
 }
 
 /// A broker's session, and the messages it will send.
-struct Session {
+pub(super) struct Session {
     link: Link,
-    unacknowledged: VecDeque<Sent>,
+    pub(super) unacknowledged: VecDeque<Sent>,
     /// PUBACKs of this connection that were taken in.
     taken: usize,
     next_id: u16,
     /// How many messages of each device were published.
-    published: [usize; DEVICES],
+    pub(super) published: [usize; DEVICES],
 }
 
 impl Session {
-    fn publish(&mut self, rng: &mut fastrand::Rng) {
+    pub(super) fn new(link: Link) -> Self {
+        Session { link, unacknowledged: VecDeque::new(), taken: 0, next_id: 1, published: [0; DEVICES] }
+    }
+
+    pub(super) fn publish(&mut self, rng: &mut fastrand::Rng) {
         let device = rng.usize(..DEVICES);
         let sent = Sent {
             id: self.next_id,
@@ -66,7 +70,7 @@ impl Session {
         self.unacknowledged.push_back(sent);
     }
 
-    fn take_pubacks(&mut self) {
+    pub(super) fn take_pubacks(&mut self) {
         for id in &self.link.pubacks()[self.taken..] {
             let front = self.unacknowledged.pop_front().map(|sent| sent.id);
             assert_eq!(front, Some(*id), "PUBACKs come in the order of the messages, once");
@@ -77,6 +81,11 @@ impl Session {
     /// Cuts the connection and takes the session up on the next.
     fn cut(&mut self, mqtt: &MqttBroker) {
         self.link.cut();
+        self.resume(mqtt);
+    }
+
+    /// After the end of the connection: takes the session up on the next.
+    pub(super) fn resume(&mut self, mqtt: &MqttBroker) {
         self.link.wait_for_end();
         self.take_pubacks();
         self.link = mqtt.resume();
@@ -86,7 +95,7 @@ impl Session {
         }
     }
 
-    fn settle(&mut self, limit: Duration) {
+    pub(super) fn settle(&mut self, limit: Duration) {
         wait::until_within(limit, "everything acknowledged", || {
             self.take_pubacks();
             match self.unacknowledged.front() {
@@ -108,8 +117,7 @@ fn run(seed: u64) {
     let mqtt = MqttBroker::start();
     let _gateway = Setup::new(&mqtt, &kafka).wildcards("d/+:t").start();
     let link = mqtt.session();
-    let mut session =
-        Session { link, unacknowledged: VecDeque::new(), taken: 0, next_id: 1, published: [0; DEVICES] };
+    let mut session = Session::new(link);
     // The gateway learns that packet ids go round before it is tried: until then a lost PUBACK may repeat a message.
     for count in [10, 300] {
         (0..count).for_each(|_| session.publish(&mut rng));
@@ -143,7 +151,7 @@ fn run(seed: u64) {
 }
 
 /// All brokers are up, and none owes an answer that would hold things up until the request is given up.
-fn recover(kafka: &Cluster, silenced: &mut bool) {
+pub(super) fn recover(kafka: &Cluster, silenced: &mut bool) {
     let silenced = std::mem::take(silenced);
     if silenced {
         kafka.heal();
@@ -151,7 +159,7 @@ fn recover(kafka: &Cluster, silenced: &mut bool) {
     (1..=3).filter(|node| silenced || !kafka.is_up(*node)).for_each(|node| kafka.restart(node));
 }
 
-fn fault(kafka: &Cluster, rng: &mut fastrand::Rng, silenced: &mut bool) {
+pub(super) fn fault(kafka: &Cluster, rng: &mut fastrand::Rng, silenced: &mut bool) {
     let (node, partition) = (rng.i32(1..=3), rng.i32(0..PARTITIONS));
     let times = rng.usize(1..4);
     match rng.u8(..16) {

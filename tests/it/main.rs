@@ -27,6 +27,7 @@ mod config;
 
 mod spool;
 mod spooling;
+mod spooling_chaos;
 
 mod regression;
 mod tidy;

@@ -53,6 +53,17 @@ impl Ring {
     fn release(&self, gate: &Gate) {
         self.kafka.heal();
         gate.open();
+        if !self.kafka.is_up(1) {
+            self.kafka.restart(1);
+        }
+    }
+
+    /// Kafka takes nothing: it holds what it is sent, or cannot be reached, so that nothing is sent.
+    fn outage(&self, reachable: bool) -> Gate {
+        if !reachable {
+            self.kafka.stop(1);
+        }
+        self.hold()
     }
 
     fn segments(&self) -> Vec<String> {
@@ -136,18 +147,14 @@ fn a_batch_that_was_written_and_not_answered_before_a_kill_is_not_repeated_by_th
 #[test]
 fn killed_again_and_again_while_it_drains_each_message_is_delivered_once_in_order() {
     let ring = Ring::of_one_topic();
-    let gate = ring.hold();
+    ring.kafka.stop(1);
     let gateway = ring.setup().start();
     let link = ring.mqtt.session();
-    let values = numbered("v", 900);
-    link.publish("a/b", &values[0], 1);
-    link.wait_for_pubacks(&[1]);
-    publish_and_settle(&link, "a/b", &values[1..], 2);
-    ring.kafka.stop(1);
+    let values = numbered("v", 1500);
+    publish_and_settle(&link, "a/b", &values, 1);
     kill(gateway);
-    ring.release(&gate);
     ring.kafka.restart(1);
-    for _ in 0..6 {
+    for _ in 0..8 {
         let before = ring.kafka.values("t", 0).len();
         let gateway = ring.setup().set("SPOOL_RESTORE_PER_SEC", "200").start();
         let _link = ring.mqtt.resume();
@@ -159,6 +166,31 @@ fn killed_again_and_again_while_it_drains_each_message_is_delivered_once_in_orde
     }
     assert!(ring.kafka.values("t", 0).len() < values.len(), "the kills came while it drained");
     let _gateway = ring.setup().start();
+    let _link = ring.mqtt.resume();
+    ring.assert_settled("t", &values);
+}
+
+#[test]
+fn killed_while_batches_of_an_earlier_kill_are_unanswered_nothing_is_repeated_or_lost() {
+    let ring = Ring::of_one_topic();
+    let values = numbered("v", 600);
+    let mut session = Some(ring.setup().start());
+    let link = ring.mqtt.session();
+    for (turn, part) in values.chunks(200).enumerate() {
+        // Some of it is written without an answer, and the rest not even written.
+        let (written, held) = (Gate::default(), Gate::default());
+        ring.kafka.next(Api::Produce, 1, Act::HoldAfter(written.clone()));
+        ring.kafka.next(Api::Produce, usize::MAX, Act::HoldBefore(held.clone()));
+        let link = if turn == 0 { &link } else { &ring.mqtt.resume() };
+        link.publish("a/b", &part[0], 1);
+        link.wait_for_pubacks(&[1]);
+        publish_and_settle(link, "a/b", &part[1..], 2);
+        kill(session.take().expect("there is a gateway"));
+        ring.kafka.restart(1);
+        ring.release(&held);
+        written.open();
+        session = Some(ring.setup().start());
+    }
     let _link = ring.mqtt.resume();
     ring.assert_settled("t", &values);
 }
@@ -198,14 +230,45 @@ fn new_messages_come_behind_the_backlog_of_their_route_and_another_route_does_no
     }
 }
 
+/// `t` is refused when this begins, and taken after `heal`; `other` is not refused.
+fn check_refused_topic(ring: &Ring, heal: impl Fn()) {
+    let gateway = ring.setup().wildcards("a/#:t,o/#:other").set("INVOKE_LATENCY_SEC", "1").start();
+    let link = ring.mqtt.session();
+    let (values, others) = (numbered("v", 400), numbered("o", 400));
+    for turn in 0..4 {
+        let (part, first) = (turn * 100..(turn + 1) * 100, 1 + turn as u16 * 200);
+        link.publish_all("a/b", &values[part.clone()], first);
+        publish_and_settle(&link, "o/1", &others[part.clone()], first + 100);
+        ring.kafka.wait_for_values("other", 0, &others[..part.end]);
+    }
+    gateway.wait_for_log("ERROR", &["topic t", "TOPIC_AUTHORIZATION_FAILED"]);
+    assert!(ring.kafka.values("t", 0).is_empty());
+    heal();
+    ring.assert_settled("t", &values);
+}
+
+#[test]
+fn a_topic_that_may_not_be_written_and_later_may_holds_no_other_and_is_delivered_once_in_order() {
+    let ring = Ring::new(Cluster::start_as(Release::V4, 2).topic("t", 1).topic("other", 1));
+    // An act is a whole request's: the other topic has a broker of its own.
+    ring.kafka.move_leader("other", 0, 2);
+    ring.kafka
+        .when(Api::Produce, usize::MAX, Act::Error(TOPIC_AUTHORIZATION_FAILED), |call| call.topic == "t");
+    check_refused_topic(&ring, || ring.kafka.heal());
+}
+
+#[test]
+fn a_topic_that_may_not_even_be_seen_and_later_may_holds_no_other_and_is_delivered_once_in_order() {
+    let ring = Ring::new(Cluster::start().topic("t", 1).topic("other", 1));
+    ring.kafka.set_topic_error("t", TOPIC_AUTHORIZATION_FAILED);
+    check_refused_topic(&ring, || ring.kafka.set_topic_error("t", 0));
+}
+
 #[test]
 fn sigterm_while_kafka_is_away_ends_in_time_all_acknowledged_and_the_next_start_delivers() {
-    for held in [true, false] {
+    for reachable in [true, false] {
         let ring = Ring::of_one_topic();
-        let gate = ring.hold();
-        if !held {
-            ring.kafka.stop(1);
-        }
+        let gate = ring.outage(reachable);
         let mut gateway = ring.setup().set("SHUTDOWN_TIMEOUT_SEC", "3").start();
         let link = ring.mqtt.session();
         let values = numbered("v", 300);
@@ -223,9 +286,85 @@ fn sigterm_while_kafka_is_away_ends_in_time_all_acknowledged_and_the_next_start_
         assert!(gateway.log_of("ERROR").is_empty(), "nothing is lost: {:?}", gateway.log_of("ERROR"));
         ring.kafka.stop(1);
         ring.release(&gate);
-        ring.kafka.restart(1);
         let _next = ring.setup().start();
         let _link = ring.mqtt.resume();
         ring.assert_settled("t", &values);
     }
+}
+
+#[test]
+fn a_stored_record_that_is_too_large_for_kafka_goes_to_the_dead_letters_and_its_neighbours_to_their_topic() {
+    for reachable in [true, false] {
+        let ring = Ring::new(Cluster::start().topic("t", 1).topic("dead", 1));
+        let gate = ring.outage(reachable);
+        let _gateway = ring.setup().set("DEAD_LETTER_TOPIC", "dead").start();
+        let link = ring.mqtt.session();
+        let mut values = numbered("v", 120);
+        values[77] = "culprit ".repeat(600);
+        link.publish("a/b", &values[0], 1);
+        link.wait_for_pubacks(&[1]);
+        publish_and_settle(&link, "a/b", &values[1..], 2);
+        ring.kafka.set_message_max_bytes(3000);
+        ring.release(&gate);
+        let culprit = values.remove(77);
+        ring.assert_settled("t", &values);
+        let dead = ring.kafka.records("dead", 0);
+        assert_eq!(dead.len(), 1, "{dead:?}");
+        assert_eq!(dead[0].header("tidegate.error.topic").as_deref(), Some("t"));
+        assert_eq!(dead[0].header("tidegate.error.value_bytes"), Some(culprit.len().to_string()));
+    }
+}
+
+#[test]
+fn without_a_folder_an_outage_is_held_in_memory_and_delivered_once() {
+    for reachable in [true, false] {
+        let ring = Ring::of_one_topic();
+        let gate = ring.outage(reachable);
+        let gateway = ring.setup().unset("DB_PERSIST_PATH").start();
+        gateway.wait_for_log("WARN", &["DB_PERSIST_PATH is not set"]);
+        let link = ring.mqtt.session();
+        let values = numbered("v", 600);
+        link.publish("a/b", &values[0], 1);
+        link.wait_for_pubacks(&[1]);
+        publish_and_settle(&link, "a/b", &values[1..], 2);
+        ring.release(&gate);
+        ring.assert_settled("t", &values);
+        gateway.wait_for_log("INFO", &["the backlog is delivered"]);
+    }
+}
+
+#[test]
+fn what_waited_in_the_spool_is_marked_and_what_went_straight_to_kafka_is_not() {
+    let ring = Ring::of_one_topic();
+    let gateway = ring.setup().start();
+    let link = ring.mqtt.session();
+    let values = numbered("v", 120);
+    publish_and_settle(&link, "a/b", &values[..10], 1);
+    ring.kafka.wait_for_values("t", 0, &values[..10]);
+    ring.kafka.stop(1);
+    publish_and_settle(&link, "a/b", &values[10..110], 11);
+    ring.kafka.restart(1);
+    gateway.wait_for_log("INFO", &["the backlog is delivered"]);
+    publish_and_settle(&link, "a/b", &values[110..], 111);
+    ring.assert_settled("t", &values);
+    let records = ring.kafka.records("t", 0);
+    let marked = |index: &usize| records[*index].header("tidegate.replayed").as_deref() == Some("1");
+    let marked: Vec<usize> = (0..records.len()).filter(marked).collect();
+    assert_eq!(marked, (10..110).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_folder_that_another_running_gateway_has_ends_the_start_with_one_sentence() {
+    let ring = Ring::of_one_topic();
+    let mut first = ring.setup().start();
+    let link = ring.mqtt.session();
+    let mut second = ring.setup().set("MQTT_CLIENT_ID", "another").start();
+    assert_eq!(second.wait_for_exit(Duration::from_secs(2) + MARGIN).code(), Some(1));
+    let log = second.log();
+    let told = log.iter().filter(|line| line.contains("belongs to another running tidegate")).count();
+    assert_eq!(told, 1, "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("panicked")), "{log:#?}");
+    assert!(first.is_running());
+    publish_and_settle(&link, "a/b", &numbered("v", 3), 1);
+    ring.kafka.wait_for_values("t", 0, &numbered("v", 3));
 }
