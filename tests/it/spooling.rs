@@ -12,6 +12,8 @@ use crate::support::mqtt_broker::{Link, MqttBroker, ids, numbered};
 use crate::support::process::{Gateway, Setup};
 use crate::support::wait;
 
+const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
+
 /// Above a limit of the gateway's, for a loaded machine.
 const MARGIN: Duration = Duration::from_secs(5);
 
