@@ -32,6 +32,8 @@ pub const CHANNEL_CAPACITY: usize = 8;
 const CHECKPOINT_AFTER: Duration = Duration::from_millis(250);
 /// A spool that is stopped is opened again this often.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// Near a limit small appends fit and large ones do not: it is one episode until none was refused for so long.
+const FULL_FOR: Duration = Duration::from_secs(5);
 /// A frame that the disk does not give is tried for this long before it is counted as lost.
 const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 
@@ -155,8 +157,8 @@ pub struct SpoolThread {
     replies: Sender<SpoolReply>,
     /// When the oldest acknowledgement came that is not written down.
     undone_since: Option<Instant>,
-    /// Since when a limit is reached.
-    full_since: Option<Instant>,
+    /// Since when a limit is reached, and when it was last.
+    full: Option<(Instant, Instant)>,
     /// Since when the spool is stopped, and when it is to be opened again.
     stopped: Option<(Instant, Instant)>,
     unreadable: BTreeMap<FrameId, Instant>,
@@ -174,7 +176,7 @@ impl SpoolThread {
             requests,
             replies,
             undone_since: None,
-            full_since: None,
+            full: None,
             stopped: None,
             unreadable: BTreeMap::new(),
         }
@@ -243,12 +245,20 @@ impl SpoolThread {
         let new: Vec<NewFrame<'_>> = frames.iter().map(new_frame).collect();
         match self.store.append(&new) {
             Ok(appended) => {
-                if let Some(since) = self.full_since.take() {
-                    info!("the spool has room again after {:.1} s", since.elapsed().as_secs_f32());
-                }
+                self.tell_room();
                 (Ok(appended.ids), appended.dropped)
             }
             Err(error) => (Err(self.failed(&error)), self.store.take_damage()),
+        }
+    }
+
+    /// Tells that a limit is not reached any more.
+    fn tell_room(&mut self) {
+        let store = &self.store;
+        let over =
+            |(_, last): &mut (Instant, Instant)| last.elapsed() >= FULL_FOR || store.routes().is_empty();
+        if let Some((since, _)) = self.full.take_if(over) {
+            info!("the spool has room again after {:.1} s", since.elapsed().as_secs_f32());
         }
     }
 
@@ -258,12 +268,12 @@ impl SpoolThread {
         match error {
             SpoolError::Full { limit: Limit::Parked, topic } => NotKept::Full { parked: topic.clone() },
             SpoolError::Full { .. } => {
-                if self.full_since.is_none() {
+                if self.full.is_none() {
                     error!(
                         "{error}: MQTT messages stay unacknowledged until there is room; QoS 0 is dropped"
                     );
-                    self.full_since = Some(now);
                 }
+                self.full = Some((self.full.map_or(now, |(since, _)| since), now));
                 NotKept::Full { parked: None }
             }
             _ => {
@@ -345,7 +355,7 @@ impl SpoolThread {
             return;
         }
         match self.store.checkpoint() {
-            Ok(()) => {}
+            Ok(()) => self.tell_room(),
             Err(error) => {
                 self.failed(&error);
                 self.undone_since = Some(clock::now());

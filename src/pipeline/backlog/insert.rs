@@ -24,7 +24,7 @@ const CHUNK_BYTES: usize = 128 * 1024;
 /// Nor more records than this.
 const CHUNK_RECORDS: usize = 500;
 /// One append takes no more than this, and one chunk.
-const APPEND_BYTES: usize = 4 * 1024 * 1024;
+pub(super) const APPEND_BYTES: usize = 4 * 1024 * 1024;
 /// Records gather for this long, so that an fdatasync, which costs a card some 17 KB, is for many.
 const GATHER_MAX: Duration = Duration::from_millis(100);
 /// A broker with a small window sends nothing more until it has acknowledgements, and goes on as soon as it has: with such a
@@ -181,7 +181,7 @@ impl Backlog {
             }
             let Some(route) = self.routes.get_mut(&topic) else { continue };
             route.copy = false;
-            while bytes < APPEND_BYTES
+            while bytes < self.append_bytes
                 && let Some(chunk) = route.chunks.pop_front()
             {
                 let since = chunk.since;
@@ -242,6 +242,7 @@ impl Backlog {
         match result {
             Ok(ids) => {
                 self.append_at = None;
+                self.append_bytes = self.append_bytes.saturating_mul(2).clamp(CHUNK_BYTES, APPEND_BYTES);
                 // What comes while an append lasts does not wait for acknowledgements.
                 self.settled_at = self.first_insert.is_none().then_some(now);
                 self.window_limited &= self.settled_at.is_some();
@@ -308,9 +309,12 @@ impl Backlog {
         settling: &mut Vec<Settled>,
         now: Instant,
     ) {
+        let (mut chunks, mut bytes) = (0, 0);
         for part in pending.parts.into_iter().rev() {
             match part {
                 Part::Inserted { topic, since, records, waiting } => {
+                    chunks += 1;
+                    bytes += records.encoded_bytes();
                     if let Some(route) = self.routes.get_mut(&topic) {
                         let chunk = Chunk { since, records: Records::Sealed(records), waiting };
                         route.chunks.push_front(chunk);
@@ -325,7 +329,12 @@ impl Backlog {
             }
         }
         self.first_insert.get_or_insert(now);
+        self.insert_bytes += bytes;
         match why {
+            // All or nothing was asked for: there may be room for a part.
+            NotKept::Full { .. } if chunks > 1 => {
+                self.append_bytes = (bytes / 2).min(self.append_bytes / 2).max(1);
+            }
             NotKept::Full { parked: Some(topic) } => self.reject_share(topic),
             NotKept::Full { parked: None } => {
                 self.drop_at_most_once(settling);

@@ -159,6 +159,8 @@ pub struct Backlog {
     pending: Option<PendingAppend>,
     /// After a failure the next append waits until then.
     append_at: Option<Instant>,
+    /// An append takes no more than this, and one chunk: less after one that was too much for what is left of the spool.
+    append_bytes: usize,
     /// When the oldest and the newest record came that wait to be appended, and how many bytes there are.
     first_insert: Option<Instant>,
     last_insert: Instant,
@@ -216,6 +218,7 @@ impl Backlog {
             next_key: 1,
             pending: None,
             append_at: None,
+            append_bytes: insert::APPEND_BYTES,
             first_insert: None,
             last_insert: now,
             insert_bytes: 0,

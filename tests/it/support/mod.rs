@@ -7,4 +7,5 @@ mod kafka_read;
 pub mod kafka_wire;
 pub mod mqtt_broker;
 pub mod process;
+pub mod spool_look;
 pub mod wait;

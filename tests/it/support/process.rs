@@ -19,14 +19,14 @@ use super::wait;
 /// What the gateway is started with: environment and arguments. Starts in an empty folder of its own.
 pub struct Setup {
     variables: BTreeMap<String, String>,
-    folder: tempfile::TempDir,
+    folder: Arc<tempfile::TempDir>,
 }
 
 impl Setup {
     /// Nothing set at all.
     pub fn empty() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        Setup { variables: BTreeMap::new(), folder }
+        Setup { variables: BTreeMap::new(), folder: Arc::new(folder) }
     }
 
     /// Set to reach these brokers, in production mode, with the whole log and quick shutdown. What Kafka does not take stays in
@@ -43,6 +43,11 @@ impl Setup {
             .set("DB_PERSIST_PATH", "spool")
             .set("SPOOL_MIN_FREE_BYTES", "0")
             .set("SPOOL_AFTER_MS", "3600000")
+    }
+
+    /// The same, in the same folder: for the next start, and for looking at what a gateway leaves there.
+    pub fn again(&self) -> Self {
+        Setup { variables: self.variables.clone(), folder: Arc::clone(&self.folder) }
     }
 
     /// What Kafka does not take goes to the spool in its folder, soon.
@@ -134,7 +139,7 @@ pub struct Gateway {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
     readers: Vec<JoinHandle<()>>,
-    _folder: tempfile::TempDir,
+    _folder: Arc<tempfile::TempDir>,
 }
 
 impl Gateway {

@@ -1,0 +1,158 @@
+//! A spool that is full: with `block` nothing is lost and MQTT waits, with `drop-oldest` the oldest go and their number is told.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::support::kafka_broker::Cluster;
+use crate::support::mqtt_broker::{Link, MqttBroker, ids};
+use crate::support::process::{Gateway, Setup};
+use crate::support::{spool_look, wait};
+
+const MAX_BYTES: u64 = 1 << 20;
+const COUNT: usize = 500;
+const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
+
+/// Nothing that a codec makes much smaller; together twice what the spool takes.
+fn values() -> Vec<String> {
+    let mut rng = fastrand::Rng::with_seed(7);
+    (0..COUNT)
+        .map(|number| (0..4096).map(|_| rng.alphanumeric()).collect::<String>() + &number.to_string())
+        .collect()
+}
+
+fn start(mqtt: &MqttBroker, kafka: &Cluster, full: &str) -> (Setup, Gateway, Link) {
+    let setup = Setup::new(mqtt, kafka)
+        .wildcards("a/#:t,o/#:other")
+        .set("SPOOL_AFTER_MS", "100")
+        .set("SPOOL_MAX_BYTES", &MAX_BYTES.to_string())
+        .set("SPOOL_SEGMENT_BYTES", "65536")
+        .set("SPOOL_FULL", full);
+    let gateway = setup.again().start();
+    (setup, gateway, mqtt.session())
+}
+
+fn bytes_on_disk(setup: &Setup) -> u64 {
+    let folder = setup.folder().join(spool_look::FOLDER);
+    // A segment may go between the two looks.
+    fs::read_dir(folder)
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().metadata().ok())
+        .map(|data| data.len())
+        .sum()
+}
+
+#[test]
+fn full_and_blocking_holds_acknowledgements_back_and_loses_nothing() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    kafka.stop(1);
+    let (setup, gateway, link) = start(&mqtt, &kafka, "block");
+    let values = values();
+    // More at once than the spool takes: what fits is stored.
+    link.publish_all("a/b", &values, 1);
+    gateway.wait_for_log("ERROR", &["the spool is full", "SPOOL_MAX_BYTES"]);
+    wait::until("a spool that is nearly full", || {
+        let acknowledged = link.pubacks().len();
+        if acknowledged > COUNT / 3 { Ok(()) } else { Err(acknowledged) }
+    });
+    wait::until("all that fits", || {
+        let acknowledged = link.pubacks().len();
+        let stored = spool_look::waiting(&setup, "t");
+        if stored > acknowledged { Err(format!("{acknowledged} of {stored}")) } else { Ok(()) }
+    });
+    let acknowledged = link.pubacks().len();
+    assert!(acknowledged < COUNT, "{acknowledged}");
+    wait::holds(wait::WATCH, "no more PUBACKs", || match link.pubacks().len() {
+        count if count == acknowledged => Ok(()),
+        other => Err(format!("{other}, before {acknowledged}")),
+    });
+    assert!(spool_look::waiting(&setup, "t") >= acknowledged);
+    assert!(bytes_on_disk(&setup) <= MAX_BYTES, "{}", bytes_on_disk(&setup));
+    kafka.restart(1);
+    kafka.wait_for_values("t", 0, &values);
+    link.wait_for_pubacks(&ids(1, COUNT));
+    gateway.wait_for_log("INFO", &["the spool has room again"]);
+    spool_look::wait_until_empty(&setup);
+    let errors = gateway.log_of("ERROR");
+    assert!(errors.len() == 1 && errors.iter().all(|line| line.contains("the spool is full")), "{errors:#?}");
+}
+
+#[test]
+fn full_and_stopped_the_mqtt_broker_keeps_the_rest() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    kafka.stop(1);
+    let (setup, mut gateway, link) = start(&mqtt, &kafka, "block");
+    let values = values();
+    link.publish_all("a/b", &values, 1);
+    gateway.wait_for_log("ERROR", &["the spool is full"]);
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.wait_for_exit(Duration::from_secs(10)).code(), Some(0));
+    link.expect_disconnect();
+    let acknowledged = link.pubacks().len();
+    assert!(acknowledged < COUNT, "{acknowledged}");
+    assert_eq!(spool_look::waiting(&setup, "t"), acknowledged, "what is acknowledged is stored, and no more");
+    gateway.wait_for_log("WARN", &["the MQTT broker keeps them"]);
+    kafka.restart(1);
+    let _next = setup.start();
+    let link = mqtt.resume();
+    for (value, id) in values.iter().zip(1..).skip(acknowledged) {
+        link.redeliver("a/b", value, id);
+    }
+    kafka.wait_for_values("t", 0, &values);
+}
+
+#[test]
+fn full_and_dropping_gives_up_the_oldest_and_tells_how_many() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    kafka.stop(1);
+    let (setup, gateway, link) = start(&mqtt, &kafka, "drop-oldest");
+    let values = values();
+    link.publish_all("a/b", &values, 1);
+    link.wait_for_pubacks(&ids(1, COUNT));
+    assert!(bytes_on_disk(&setup) <= MAX_BYTES, "{}", bytes_on_disk(&setup));
+    kafka.restart(1);
+    spool_look::wait_until_empty(&setup);
+    gateway.wait_for_log("INFO", &["the backlog is delivered"]);
+    let found = kafka.values("t", 0);
+    let lost = COUNT - found.len();
+    // The first were in flight when Kafka went, and may have come in spite of that: those behind them are what went.
+    let expected: Vec<&String> = values.iter().filter(|value| found.contains(value)).collect();
+    assert_eq!(found.iter().collect::<Vec<_>>(), expected, "once, in order");
+    assert!(lost > 0 && found.len() > COUNT / 4, "{lost} lost");
+    assert_eq!(found.last(), values.last(), "the newest are kept");
+    let told = gateway.wait_for_log("ERROR", &["drop-oldest", &format!("{lost} since the start")]);
+    assert_eq!(gateway.log_of("ERROR").last(), Some(&told));
+}
+
+#[test]
+fn a_parked_route_has_its_share_and_does_not_hold_back_another() {
+    let (mqtt, kafka) =
+        (MqttBroker::start(), Cluster::start().topic("t", 1).topic("other", 1).topic("dead", 1));
+    kafka.set_topic_error("t", TOPIC_AUTHORIZATION_FAILED);
+    let setup = Setup::new(&mqtt, &kafka)
+        .wildcards("a/#:t,o/#:other")
+        .set("SPOOL_AFTER_MS", "100")
+        .set("SPOOL_MAX_BYTES", &MAX_BYTES.to_string())
+        .set("SPOOL_SEGMENT_BYTES", "65536")
+        .set("DEAD_LETTER_TOPIC", "dead");
+    let _gateway = setup.again().start();
+    let link = mqtt.session();
+    let values = values();
+    link.publish_all("a/b", &values, 1);
+    link.wait_for_pubacks(&ids(1, COUNT));
+    // What its share does not take goes to the dead letters.
+    let stored = spool_look::waiting(&setup, "t");
+    wait::until("the rest in the dead letters", || {
+        let letters = kafka.values("dead", 0).len();
+        if letters == COUNT - stored { Ok(()) } else { Err(format!("{letters}, and {stored} stored")) }
+    });
+    assert!(stored > 0 && stored < COUNT, "{stored}");
+    link.publish("o/1", "o", COUNT as u16 + 1);
+    kafka.wait_for_values("other", 0, &["o"]);
+    link.wait_for_pubacks(&ids(1, COUNT + 1));
+    kafka.set_topic_error("t", 0);
+    kafka.wait_for_values("t", 0, &values[..stored]);
+    assert_eq!(kafka.values("dead", 0), values[stored..]);
+    spool_look::wait_until_empty(&setup);
+}
