@@ -26,6 +26,7 @@ mod cli;
 mod config;
 
 mod spool;
+mod spool_kills;
 mod spool_limits;
 mod spooling;
 mod spooling_chaos;
