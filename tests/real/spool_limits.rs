@@ -22,10 +22,10 @@ fn spool_errors(gateway: &Gateway) -> Vec<String> {
     gateway.complaints().into_iter().filter(about).collect()
 }
 
-/// How many records the log says were given up: what each line at ERROR names, before "of the oldest records".
+/// How many messages the log says were given up: what each line at ERROR names, before "messages dropped".
 fn dropped(gateway: &Gateway) -> u64 {
     let count = |line: String| -> Option<u64> {
-        let (before, _) = line.split_once(" of the oldest records are lost")?;
+        let (before, _) = line.split_once(" messages dropped")?;
         before.rsplit(' ').next()?.parse().ok()
     };
     spool_errors(gateway).into_iter().filter_map(count).sum()
@@ -48,14 +48,13 @@ impl FullDisk {
         let mosquitto = Mosquitto::start(&stage.dir, UNLIMITED);
         let mut kafka = Cluster::start(&stage.dir, 1, "");
         kafka.create(&stage.unique("t"), &kafka.topic());
-        // The load's padding is compressed away: some 45 bytes a record are stored.
-        let disk_bytes = size(1 << 20, 4 << 20);
+        let disk_bytes = size(4 << 20, 16 << 20);
         let path = SpoolDir::new(&stage).path;
         let mut flow = Flow::start_with(&stage, &mosquitto, &kafka.bootstrap(), |gateway| {
             let gateway = on_small_disk(gateway, &path, disk_bytes);
             // No limit but the disk itself.
             let gateway = gateway.set("SPOOL_MAX_BYTES", "1000000000").set("SPOOL_MIN_FREE_BYTES", "0");
-            let gateway = gateway.set("SPOOL_SEGMENT_BYTES", "65536").set("SPOOL_FULL", policy);
+            let gateway = gateway.set("SPOOL_SEGMENT_BYTES", "262144").set("SPOOL_FULL", policy);
             gateway.set("DB_PERSIST_PATH", path.to_str().expect("a temporary path is text"))
         });
         let spool = seen_by(&mut flow.gateway, &path);
