@@ -8,7 +8,7 @@ use crate::support::kafka::{Cluster, shared_one, shared_three};
 use crate::support::publisher::Load;
 use crate::support::stage::{seconds, size};
 use crate::support::wait::outage;
-use crate::support::{Follower, Gateway, Mosquitto, Publisher, Stage, Version, read_all};
+use crate::support::{Follower, Gateway, Mosquitto, Publisher, Stage, read_all};
 
 #[test]
 fn qos_1_arrives_once_and_in_order_and_nothing_is_complained_about() {
@@ -118,31 +118,6 @@ fn the_leader_of_a_partition_is_killed_under_load() {
     leader.up();
     kafka.wait_in_sync(&topic, 3);
     flow.end_clean(&stage, publisher, "kill -9, then started again");
-}
-
-/// A broker of another version is killed under load and comes back.
-fn older(name: &str, version: Version) {
-    let stage = Stage::new(name);
-    let mosquitto = Mosquitto::start(&stage.dir, UNLIMITED);
-    let mut kafka = Cluster::start_version(version, &stage.dir, 1, "");
-    kafka.create(&stage.unique("t"), &kafka.topic());
-    let flow = Flow::start(&stage, &mosquitto, &kafka.bootstrap(), &[]);
-    let (rate, total) = (size(1_000, 5_000), size(4_000, 100_000));
-    let publisher = Publisher::start(&stage, &mosquitto, &Load::new(&flow.prefix, total, rate));
-    flow.follower.wait_distinct(rate, ARRIVE);
-    kafka.kill();
-    kafka.up_again();
-    flow.end_clean(&stage, publisher, &format!("Kafka {} killed and started again", version.name()));
-}
-
-#[test]
-fn kafka_2_8_is_killed_under_load() {
-    older("kafka_2_8", Version::V2_8);
-}
-
-#[test]
-fn kafka_3_9_is_killed_under_load() {
-    older("kafka_3_9", Version::V3_9);
 }
 
 /// Kafka's processes stop dead, with their connections open, and go on later.
