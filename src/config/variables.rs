@@ -306,7 +306,8 @@ pub const VARIABLES: &[Variable] = &[
         Store,
         "SPOOL_AFTER_MS",
         Value("500"),
-        "What Kafka has not acknowledged for this long goes to the spool, milliseconds (50 to 3600000).",
+        "What Kafka has not acknowledged for this long goes to the spool, milliseconds (50 to 3600000). Messages for a topic that \
+         Kafka refuses or does not create go there at once.",
     ),
     here(
         Store,

@@ -23,6 +23,7 @@ use log::{error, info, warn};
 use crate::clock;
 use crate::error::chain;
 use crate::kafka::protocol::TopicName;
+use crate::observe::throttle::Throttle;
 use crate::spool::{Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store};
 
 /// Requests and replies that may wait: one of each kind, with room to spare.
@@ -34,6 +35,10 @@ const CHECKPOINT_AFTER: Duration = Duration::from_millis(250);
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 /// Near a limit small appends fit and large ones do not: it is one episode until none was refused for so long.
 const FULL_FOR: Duration = Duration::from_secs(5);
+/// No disk should need so long for an append: the MQTT broker's queue grows meanwhile (Mosquitto's holds 1,000 messages).
+const SLOW: Duration = Duration::from_millis(500);
+/// A slow disk is told this often.
+const TELL_SLOW_EVERY: Duration = Duration::from_secs(60);
 /// A frame that the disk does not give is tried for this long before it is counted as lost.
 const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 
@@ -162,6 +167,7 @@ pub struct SpoolThread {
     /// Since when the spool is stopped, and when it is to be opened again.
     stopped: Option<(Instant, Instant)>,
     unreadable: BTreeMap<FrameId, Instant>,
+    slow_throttle: Throttle,
 }
 
 impl SpoolThread {
@@ -179,6 +185,7 @@ impl SpoolThread {
             full: None,
             stopped: None,
             unreadable: BTreeMap::new(),
+            slow_throttle: Throttle::new(TELL_SLOW_EVERY),
         }
     }
 
@@ -243,12 +250,27 @@ impl SpoolThread {
             return (Err(error), Vec::new());
         }
         let new: Vec<NewFrame<'_>> = frames.iter().map(new_frame).collect();
-        match self.store.append(&new) {
+        let from = clock::now();
+        let appended = self.store.append(&new);
+        self.tell_slow(from.elapsed());
+        match appended {
             Ok(appended) => {
                 self.tell_room();
                 (Ok(appended.ids), appended.dropped)
             }
             Err(error) => (Err(self.failed(&error)), self.store.take_damage()),
+        }
+    }
+
+    fn tell_slow(&mut self, took: Duration) {
+        if took < SLOW {
+            return;
+        }
+        if let Some(others) = self.slow_throttle.tell(clock::now()) {
+            warn!(
+                "the spool's disk took {:.1} s to keep messages ({others} more such waits before): MQTT waits meanwhile",
+                took.as_secs_f32()
+            );
         }
     }
 

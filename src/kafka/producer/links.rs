@@ -184,7 +184,7 @@ impl<T: Tag> Producer<T> {
                     self.place_gone(index, answer, now);
                     self.detach_moved(index, now);
                 }
-                MetadataVerdict::Later => {}
+                MetadataVerdict::Later => self.held_topic |= topic.is_held(),
                 MetadataVerdict::Never(code) => self.refuse_waiting(index, code),
             }
         }
@@ -350,6 +350,7 @@ impl<T: Tag> Producer<T> {
         if let Some(setback) = setback {
             self.stats.setbacks += 1;
             on_setback(topic, setback, now, random);
+            self.held_topic |= topic.is_held();
             self.metadata_at = self.metadata_at.min(topic.metadata_due);
         }
         self.list(at);

@@ -213,6 +213,8 @@ pub struct Producer<T: Tag> {
     wake_at: Option<Instant>,
     /// A time by both clocks, if the owner tells.
     wall_clock: Option<(Instant, i64)>,
+    /// A topic that Kafka refuses has records that wait for it: see [`Producer::overdue`].
+    held_topic: bool,
 }
 
 impl<T: Tag> Producer<T> {
@@ -242,6 +244,7 @@ impl<T: Tag> Producer<T> {
             stats: ProducerStats::default(),
             wake_at: None,
             wall_clock: None,
+            held_topic: false,
         }
     }
 
@@ -264,6 +267,7 @@ impl<T: Tag> Producer<T> {
         let Some(index) = self.topic_index(topic, now) else { return Err(tag) };
         let Some(found) = self.topics.get_mut(index) else { return Err(tag) };
         self.pending += 1;
+        self.held_topic |= found.is_held();
         if found.want_creation(now) {
             self.metadata_at = self.metadata_at.min(now);
         }

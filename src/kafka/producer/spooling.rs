@@ -53,11 +53,18 @@ pub enum TopicState {
 }
 
 impl<T: Tag> Producer<T> {
-    /// The topics with a record that is not stored and came `after` or longer ago, and when to ask again.
+    /// True once after Kafka refused a topic for which there is something: [`Producer::overdue`] may have it.
+    pub fn take_held_topic(&mut self) -> bool {
+        std::mem::take(&mut self.held_topic)
+    }
+
+    /// The topics with a record that is not stored and came `after` or longer ago, and when to ask again. Where Kafka refuses
+    /// the topic, or does not create it, there is nothing to wait for: then every record is.
     pub fn overdue(&self, now: Instant, after: Duration) -> (Vec<TopicName>, Option<Instant>) {
         let mut overdue = Vec::new();
         let mut next: Option<Instant> = None;
         for topic in &self.topics {
+            let after = if topic.is_held() { Duration::ZERO } else { after };
             let waiting = topic.waiting.iter().find_map(|early| match early {
                 Early::Record(_, tag, at) if tag.stored().is_none() => Some(*at),
                 _ => None,

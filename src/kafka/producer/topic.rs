@@ -30,6 +30,10 @@ const SMALLER_FOR: Duration = Duration::from_secs(10);
 /// is missing for one or two.
 const MISSING_ANSWERS: u32 = 4;
 
+/// Answers that it does not exist, in spite of our wish that Kafka create it, before there is nothing to wait for: what is
+/// being created is missing in the first one.
+const NOT_CREATED_ANSWERS: u32 = 2;
+
 /// Where a partition is in the producer's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct PartitionAt {
@@ -99,6 +103,8 @@ pub(super) struct Topic<T> {
     pub metadata_asked: bool,
     metadata_backoff: Backoff,
     missing_answers: u32,
+    /// Of these, those since a record is there.
+    not_created_answers: u32,
     pub refused: Option<ErrorCode>,
     /// Kafka will never take a topic of this name.
     pub impossible: bool,
@@ -123,6 +129,7 @@ impl<T: Tag> Topic<T> {
             metadata_asked: false,
             metadata_backoff: Backoff::new(METADATA_FIRST, METADATA_MAX),
             missing_answers: 0,
+            not_created_answers: 0,
             refused: None,
             impossible: false,
             smaller_since: None,
@@ -140,6 +147,7 @@ impl<T: Tag> Topic<T> {
         if missing {
             // What was missing before anybody asked for its creation says nothing.
             self.missing_answers = self.missing_answers.min(1);
+            self.metadata_backoff.reset();
             self.metadata_due = now;
         }
         missing
@@ -160,6 +168,11 @@ impl<T: Tag> Topic<T> {
             _ => return false,
         }
         true
+    }
+
+    /// True if Kafka is there and does not take it: waiting a moment longer helps nobody.
+    pub fn is_held(&self) -> bool {
+        self.refused.is_some() || self.not_created_answers >= NOT_CREATED_ANSWERS
     }
 
     /// True if it was said to be missing for so long that the operator was told.
@@ -239,6 +252,7 @@ impl<T: Tag> Topic<T> {
             info!("Kafka topic {} exists now", self.name);
         }
         self.missing_answers = 0;
+        self.not_created_answers = 0;
         // A refusal to describe the topic has ended; a refusal to write to it ends when a batch is written.
         if self.slots.is_empty() {
             self.on_accepted();
@@ -301,6 +315,7 @@ impl<T: Tag> Topic<T> {
             slot.partition.set_leader(None);
         }
         self.missing_answers = self.missing_answers.saturating_add(1);
+        self.not_created_answers = self.not_created_answers.saturating_add(u32::from(self.create));
         if self.missing_answers == MISSING_ANSWERS && self.create {
             error!(
                 "Kafka topic {} cannot be written: {code}; create it, or allow auto.create.topics.enable; \

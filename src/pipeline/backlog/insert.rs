@@ -30,6 +30,9 @@ const GATHER_MAX: Duration = Duration::from_millis(100);
 /// A broker with a small window sends nothing more until it has acknowledgements, and goes on as soon as it has: with such a
 /// broker, so long a silence ends the gathering, or 20 messages in 100 ms would be all that gets through.
 const GATHER_QUIET: Duration = Duration::from_millis(3);
+/// Where other routes go straight to Kafka, their acknowledgements wait behind those of gathered records, and with a small
+/// window their next messages too: no longer than this.
+const GATHER_BESIDE_LIVE: Duration = Duration::from_millis(5);
 /// So many bytes are worth an fdatasync of their own.
 const GATHER_BYTES: usize = 256 * 1024;
 /// Near the end of a backlog, new messages wait so long for the end. Other routes' acknowledgements wait behind theirs.
@@ -156,6 +159,7 @@ impl Backlog {
         let gathered = self.first_insert.map_or(now, |at| at + GATHER_MAX);
         let quiet = self.last_insert + GATHER_QUIET;
         let gathered = if self.window_limited { gathered.min(quiet) } else { gathered };
+        let gathered = self.live_behind.map_or(gathered, |at| gathered.min(at + GATHER_BESIDE_LIVE));
         let gathered = if copies || stopping || self.insert_bytes >= GATHER_BYTES { now } else { gathered };
         let due = gathered.max(self.append_at.unwrap_or(now));
         if due > now {
@@ -196,6 +200,7 @@ impl Backlog {
         let left = self.routes.values().any(|route| !route.chunks.is_empty());
         self.first_insert = left.then_some(now);
         self.insert_bytes = 0;
+        self.live_behind = None;
         if frames.is_empty() {
             return held_until;
         }

@@ -165,6 +165,8 @@ pub struct Backlog {
     first_insert: Option<Instant>,
     last_insert: Instant,
     insert_bytes: usize,
+    /// When the first record for Kafka came behind one that waits to be appended: its acknowledgement waits for that one's.
+    live_behind: Option<Instant>,
     /// When an append was answered during which nothing had come.
     settled_at: Option<Instant>,
     /// The MQTT broker seems to wait for acknowledgements before it sends more.
@@ -222,6 +224,7 @@ impl Backlog {
             first_insert: None,
             last_insert: now,
             insert_bytes: 0,
+            live_behind: None,
             settled_at: None,
             window_limited: false,
             keeps: VecDeque::new(),
@@ -258,6 +261,9 @@ impl Backlog {
     /// A record was given to the producer that is not stored.
     pub fn watch(&mut self, now: Instant) {
         self.overdue_at.get_or_insert(now + self.options.after);
+        if self.first_insert.is_some() {
+            self.live_behind.get_or_insert(now);
+        }
     }
 
     /// True if nothing is in the spool, and nothing on its way there.
@@ -363,7 +369,7 @@ impl Backlog {
     fn tell_start(&mut self, topic: &TopicName, now: Instant) {
         if self.episode.is_none() {
             log::warn!(
-                "Kafka has not acknowledged records for topic {topic} for {} ms: messages of such topics go to the spool",
+                "Kafka does not take records for topic {topic} (SPOOL_AFTER_MS {}): messages of such topics go to the spool",
                 self.options.after.as_millis()
             );
             self.episode = Some((now, self.counters.spooled.load(Relaxed)));

@@ -43,6 +43,9 @@ impl Backlog {
     }
 
     fn find_overdue(&mut self, producer: &mut Producer<Waiting>, now: Instant) -> Option<Instant> {
+        if producer.take_held_topic() {
+            self.overdue_at = Some(now);
+        }
         let due = self.overdue_at?;
         if now < due {
             return Some(due);
