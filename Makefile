@@ -34,9 +34,10 @@ acceptance: test-setup ## the real-broker tests at full size (about 75 minutes);
 	@printf '\n| test | sent | received | lost | duplicates | out of order | time | remark |\n|---|---|---|---|---|---|---|---|\n'
 	@cat target/acceptance.md
 
-check: check-setup ## format, clippy, and what cargo-deny allows
+check: check-setup ## format, clippy, the documentation's links, and what cargo-deny allows
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --lib
 	$(DENY) --locked check bans licenses sources
 
 audit: check-setup ## known vulnerabilities (fetches the advisory database)

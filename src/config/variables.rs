@@ -1,7 +1,7 @@
 //! The table of environment variables: the single source for `--help`, `docs/configuration.md`, the check for
 //! misspelt names, and what is refused because it is not there yet.
 //!
-//! Knows nothing of parsing: what a value must look like is in [`super::parse`].
+//! Knows nothing of parsing: what a value must look like is in `super::parse`.
 
 /// One environment variable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! DISCONNECT -> end
 //! ```
 //!
-//! Invariants: a stop takes no longer than SHUTDOWN_TIMEOUT_SEC and [`GRACE`]; a thread that is late is named; a
+//! Invariants: a stop takes no longer than SHUTDOWN_TIMEOUT_SEC and `GRACE`; a thread that is late is named; a
 //! second signal, unless it comes with the first, shortens the deadline to now.
 
 use std::io;

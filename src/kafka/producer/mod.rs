@@ -7,7 +7,7 @@
 //! Invariants:
 //! - every tag that is pushed comes back exactly once: delivered, refused, or abandoned at the end;
 //! - there is no limit of retries and no local timeout that gives up on a batch whose fate is unknown;
-//! - for one partition, records are written in the order of pushing ([`partition`]);
+//! - for one partition, records are written in the order of pushing (`partition`);
 //! - its memory is bounded by its owner: it holds what has been pushed and has not come back.
 //!
 //! Batching is by what is in flight (adaptive linger): with nothing in flight on a connection a record goes out at
