@@ -14,9 +14,9 @@ use crate::support::mqtt_broker::{Link, MqttBroker, publish};
 use crate::support::process::Setup;
 use crate::support::wait;
 
-pub(super) const PARTITIONS: i32 = 3;
-pub(super) const DEVICES: usize = 7;
-pub(super) const WINDOW: usize = 60;
+pub const PARTITIONS: i32 = 3;
+pub const DEVICES: usize = 7;
+pub const WINDOW: usize = 60;
 const ROUNDS: usize = 80;
 
 #[test]
@@ -34,29 +34,29 @@ fn seed_3() {
     run(3);
 }
 
-pub(super) struct Sent {
-    id: u16,
-    topic: String,
-    pub(super) value: String,
+pub struct Sent {
+    pub id: u16,
+    pub topic: String,
+    pub value: String,
 }
 
 /// A broker's session, and the messages it will send.
-pub(super) struct Session {
-    link: Link,
-    pub(super) unacknowledged: VecDeque<Sent>,
+pub struct Session {
+    pub link: Link,
+    pub unacknowledged: VecDeque<Sent>,
     /// PUBACKs of this connection that were taken in.
     taken: usize,
     next_id: u16,
     /// How many messages of each device were published.
-    pub(super) published: [usize; DEVICES],
+    pub published: [usize; DEVICES],
 }
 
 impl Session {
-    pub(super) fn new(link: Link) -> Self {
+    pub fn new(link: Link) -> Self {
         Session { link, unacknowledged: VecDeque::new(), taken: 0, next_id: 1, published: [0; DEVICES] }
     }
 
-    pub(super) fn publish(&mut self, rng: &mut fastrand::Rng) {
+    pub fn publish(&mut self, rng: &mut fastrand::Rng) {
         let device = rng.usize(..DEVICES);
         let sent = Sent {
             id: self.next_id,
@@ -70,7 +70,16 @@ impl Session {
         self.unacknowledged.push_back(sent);
     }
 
-    pub(super) fn take_pubacks(&mut self) {
+    /// The gateway learns that packet ids go round before it is tried: until then a lost PUBACK may repeat a message.
+    pub fn go_round(&mut self, rng: &mut fastrand::Rng) {
+        for count in [10, 300] {
+            (0..count).for_each(|_| self.publish(rng));
+            self.settle(wait::PATIENCE);
+            self.wait_for_a_ping();
+        }
+    }
+
+    pub fn take_pubacks(&mut self) {
         for id in &self.link.pubacks()[self.taken..] {
             let front = self.unacknowledged.pop_front().map(|sent| sent.id);
             assert_eq!(front, Some(*id), "PUBACKs come in the order of the messages, once");
@@ -80,14 +89,19 @@ impl Session {
 
     /// Cuts the connection and takes the session up on the next.
     fn cut(&mut self, mqtt: &MqttBroker) {
-        self.link.cut();
+        self.end();
         self.resume(mqtt);
     }
 
-    /// After the end of the connection: takes the session up on the next.
-    pub(super) fn resume(&mut self, mqtt: &MqttBroker) {
+    /// Cuts the connection, if it is not at its end.
+    pub fn end(&mut self) {
+        self.link.cut();
         self.link.wait_for_end();
         self.take_pubacks();
+    }
+
+    /// Takes the session up on the next connection.
+    pub fn resume(&mut self, mqtt: &MqttBroker) {
         self.link = mqtt.resume();
         self.taken = 0;
         for sent in &self.unacknowledged {
@@ -95,7 +109,7 @@ impl Session {
         }
     }
 
-    pub(super) fn settle(&mut self, limit: Duration) {
+    pub fn settle(&mut self, limit: Duration) {
         wait::until_within(limit, "everything acknowledged", || {
             self.take_pubacks();
             match self.unacknowledged.front() {
@@ -116,14 +130,8 @@ fn run(seed: u64) {
     let kafka = Cluster::start_as(Release::V4, 3).topic("t", PARTITIONS as usize);
     let mqtt = MqttBroker::start();
     let _gateway = Setup::new(&mqtt, &kafka).wildcards("d/+:t").start();
-    let link = mqtt.session();
-    let mut session = Session::new(link);
-    // The gateway learns that packet ids go round before it is tried: until then a lost PUBACK may repeat a message.
-    for count in [10, 300] {
-        (0..count).for_each(|_| session.publish(&mut rng));
-        session.settle(wait::PATIENCE);
-        session.wait_for_a_ping();
-    }
+    let mut session = Session::new(mqtt.session());
+    session.go_round(&mut rng);
     let mut silenced = false;
     for _ in 0..ROUNDS {
         while session.unacknowledged.len() < WINDOW && rng.u8(..) > 8 {
@@ -151,7 +159,7 @@ fn run(seed: u64) {
 }
 
 /// All brokers are up, and none owes an answer that would hold things up until the request is given up.
-pub(super) fn recover(kafka: &Cluster, silenced: &mut bool) {
+pub fn recover(kafka: &Cluster, silenced: &mut bool) {
     let silenced = std::mem::take(silenced);
     if silenced {
         kafka.heal();
@@ -159,7 +167,7 @@ pub(super) fn recover(kafka: &Cluster, silenced: &mut bool) {
     (1..=3).filter(|node| silenced || !kafka.is_up(*node)).for_each(|node| kafka.restart(node));
 }
 
-pub(super) fn fault(kafka: &Cluster, rng: &mut fastrand::Rng, silenced: &mut bool) {
+pub fn fault(kafka: &Cluster, rng: &mut fastrand::Rng, silenced: &mut bool) {
     let (node, partition) = (rng.i32(1..=3), rng.i32(0..PARTITIONS));
     let times = rng.usize(1..4);
     match rng.u8(..16) {

@@ -26,10 +26,11 @@ mod cli;
 mod config;
 
 mod spool;
+mod spool_chaos;
+mod spool_chaos_held;
 mod spool_kills;
 mod spool_limits;
 mod spooling;
-mod spooling_chaos;
 
 mod regression;
 mod tidy;

@@ -1,4 +1,4 @@
-//! Faults of Kafka and kills of the gateway at once, in an order drawn from a seed, while messages go through the spool:
+//! As `spool_chaos`, with requests that are held back before or after Kafka carried them out, for seconds: faults and kills at once, in an order drawn from a seed, while messages go through the spool:
 //! nothing is lost, the order of each key is kept, and only what was unacknowledged at a kill may be there twice.
 
 use std::collections::{BTreeMap, BTreeSet};
