@@ -33,8 +33,9 @@ use crate::thread;
 const KAFKA_CLIENT_ID: &str = "tidegate";
 /// For each address of a broker, and then for the handshake.
 const KAFKA_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The gateway asks for nothing large: metadata of ten thousand topics is a few MiB.
-const KAFKA_RESPONSE_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// What is read back may be a batch of the largest KAFKA_BATCH_BYTES, and a broker gives a whole batch however little is asked
+/// for. Everything else is smaller: metadata of ten thousand topics is a few MiB.
+const KAFKA_RESPONSE_BYTES_MAX: u32 = (64 + 1) * 1024 * 1024;
 /// How long a start waits for the spool of a process that is ending, and how often it looks.
 const LOCKED_FOR: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
