@@ -29,7 +29,8 @@ pub struct Rig {
     pub flow: Flow,
     pub peaks: Peaks,
     publisher: Publisher,
-    kills: u64,
+    /// How long the gateway was away at each kill: beyond a second Mosquitto's queue is full.
+    pauses: Vec<Duration>,
     /// What Kafka had before it went away last, or when draining was seen last.
     had: i64,
     /// When it came back last, and what waited then.
@@ -55,7 +56,7 @@ impl Rig {
         let load = Load { devices: 50, ..Load::new(&flow.prefix, RATE * load.as_secs(), RATE) };
         let publisher = Publisher::start(&stage, &mosquitto, &load);
         let peaks = Peaks::default();
-        Rig { stage, mosquitto, kafka, spool, flow, peaks, publisher, kills: 0, had: 0, back: None }
+        Rig { stage, mosquitto, kafka, spool, flow, peaks, publisher, pauses: Vec::new(), had: 0, back: None }
     }
 
     /// The load flows for this long.
@@ -85,14 +86,18 @@ impl Rig {
     /// kill -9, and started again on its session and its spool.
     pub fn gateway_is_killed(&mut self) {
         self.peaks.look(&mut self.flow.gateway, &self.spool);
+        self.kill_and_start(Instant::now());
+    }
+
+    fn kill_and_start(&mut self, away_from: Instant) {
         self.flow.gateway.kill();
-        self.kills += 1;
         self.flow.gateway.up();
-        let (client, connections) = (self.flow.gateway.client_id.clone(), self.kills as usize + 1);
+        let (client, connections) = (self.flow.gateway.client_id.clone(), self.pauses.len() + 2);
         until("tidegate to be back at Mosquitto", Duration::from_secs(20), || {
             let seen = self.mosquitto.connections_of(&client);
             if seen >= connections { Ok(()) } else { Err(self.flow.gateway.log_text()) }
         });
+        self.pauses.push(away_from.elapsed());
     }
 
     /// Waits until stored records come out of the spool; there must be more of them.
@@ -107,10 +112,12 @@ impl Rig {
     /// kill -9 while the spool drains, which is shown by what is left in it.
     pub fn gateway_is_killed_while_draining(&mut self) {
         self.wait_draining();
+        self.peaks.look(&mut self.flow.gateway, &self.spool);
+        let frozen = Instant::now();
         self.flow.gateway.process().freeze();
         let left = self.spool.waiting();
         assert!(left > 0, "all was drained before the kill: the test came too late");
-        self.gateway_is_killed();
+        self.kill_and_start(frozen);
     }
 
     /// Kafka is killed while the spool drains, and comes back.
@@ -130,8 +137,9 @@ impl Rig {
             // The files, not `spool status`: a process every 20 ms would slow down what is timed.
             if self.spool.segments().is_empty() { Ok(back.elapsed()) } else { Err(self.spool.bytes()) }
         });
-        let allowed = self.kills * WINDOW;
+        let allowed = self.pauses.len() as u64 * WINDOW;
         self.publisher.finish(seconds(120, 900));
+        println!("tidegate was away for {:?} at its kills", self.pauses);
         self.mosquitto.assert_kept_all();
         let sent = self.publisher.total;
         self.flow.follower.wait_distinct(sent, ARRIVE);
@@ -143,7 +151,7 @@ impl Rig {
         let remark = format!(
             "{what}; {} times kill -9 of tidegate, window {WINDOW}; memory {} KiB at its highest; disk {} bytes at its \
              highest, {disk_after} at the end; {waited} records gone {:.1} s after Kafka's last return; {} were stored",
-            self.kills,
+            self.pauses.len(),
             self.peaks.memory_kib,
             self.peaks.disk_bytes,
             catches_up.as_secs_f64(),
