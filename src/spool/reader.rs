@@ -102,7 +102,12 @@ impl DiskSpool {
         let mut found = Vec::new();
         let (mut room, mut records) = (bytes_max, records_max);
         for first in segments {
-            for position in self.positions(first, route, after)? {
+            let positions = match self.positions(first, route, after) {
+                Ok(positions) => positions,
+                Err(_) if !found.is_empty() => return Ok(found),
+                Err(error) => return Err(error),
+            };
+            for position in positions {
                 if room == 0 || records == 0 {
                     return Ok(found);
                 }

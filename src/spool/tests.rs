@@ -451,3 +451,18 @@ proptest! {
         }
     }
 }
+
+/// What can be read is given out, though a later segment cannot be read now.
+#[test]
+fn frames_before_a_segment_that_cannot_be_read_are_given_out() {
+    let fs = MemFs::new(1);
+    let mut spool = new(&fs);
+    for _ in 0..3 {
+        spool.append(&[frame("a", &[1; 3000])]).unwrap();
+    }
+    drop(spool);
+    let mut spool = new(&fs);
+    fs.remove(&Path::new(DIRECTORY).join(segment::file_name(FrameId(2)))).unwrap();
+    assert_eq!(ids(&mut spool, "a"), [1]);
+    assert!(matches!(spool.next("a", FrameId(1), 1), Err(SpoolError::Unreadable { .. })));
+}

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::kafka_broker::Cluster;
-use crate::support::mqtt_broker::{Link, MqttBroker, ids};
+use crate::support::kafka_broker::{Act, Api, Cluster, Gate};
+use crate::support::mqtt_broker::{Link, MqttBroker, ids, numbered};
 use crate::support::process::{Gateway, Setup};
 use crate::support::{spool_look, wait};
 
@@ -155,4 +155,54 @@ fn a_parked_route_has_its_share_and_does_not_hold_back_another() {
     kafka.wait_for_values("t", 0, &values[..stored]);
     assert_eq!(kafka.values("dead", 0), values[stored..]);
     spool_look::wait_until_empty(&setup);
+}
+
+#[test]
+fn what_was_sent_and_cannot_be_stored_stays_in_front_of_what_came_later_when_kafka_refuses_a_record() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    let gateway = Setup::new(&mqtt, &kafka)
+        .wildcards("a/#:t")
+        .set("SPOOL_AFTER_MS", "500")
+        // Nothing can be stored.
+        .set("SPOOL_MIN_FREE_BYTES", "1125899906842624")
+        .start();
+    let link = mqtt.session();
+    let mut values = numbered("v", 12);
+    values[1] = "culprit ".repeat(600);
+    link.publish("a/b", &values[0], 1);
+    kafka.wait_for_values("t", 0, &values[..1]);
+    kafka.set_message_max_bytes(3000);
+    let (refused, again) = (Gate::default(), Gate::default());
+    kafka.next(Api::Produce, 1, Act::HoldBefore(refused.clone()));
+    // Behind the refusal, the next batch is sent again with another identity, and has no answer: the one behind it is
+    // as if it had never been sent.
+    let is_again =
+        |call: &crate::support::kafka_broker::Call| call.batch.is_some_and(|batch| batch.identity.epoch > 0);
+    kafka.when(Api::Produce, 1, Act::HoldBefore(again.clone()), is_again);
+    link.publish("a/b", &values[1], 2);
+    kafka.wait_for_seen(2);
+    for part in [2..4, 4..6] {
+        link.publish_all("a/b", &values[part.clone()], 1 + part.start as u16);
+        // Longer than records gather: a batch of its own.
+        wait::holds(wait::WATCH / 10, "nothing is acknowledged", || match link.pubacks().len() {
+            1 => Ok(()),
+            other => Err(other),
+        });
+    }
+    gateway.wait_for_log("ERROR", &["the spool is full"]);
+    link.publish_all("a/b", &values[6..], 7);
+    wait::holds(wait::WATCH, "these wait to be stored", || match link.pubacks().len() {
+        1 => Ok(()),
+        other => Err(other),
+    });
+    refused.open();
+    gateway.wait_for_log("ERROR", &["MESSAGE_TOO_LARGE"]);
+    wait::holds(wait::WATCH, "the second is held", || match kafka.values("t", 0).len() {
+        1 => Ok(()),
+        other => Err(other),
+    });
+    again.open();
+    values.remove(1);
+    kafka.wait_for_values("t", 0, &values);
+    link.wait_for_pubacks(&ids(1, 12));
 }

@@ -101,11 +101,12 @@ impl<T: Tag> Producer<T> {
 
     /// Lends each batch of the topic that was sent and is not stored, for each partition in order.
     pub fn copy_sent(&mut self, topic: &TopicName, mut lend: impl FnMut(CopiedBatch<'_, T>)) {
+        let compression = self.options.compression;
         let Some(topic) = self.by_name.get(topic).and_then(|index| self.topics.get_mut(*index)) else {
             return;
         };
         for (partition, slot) in (0_i32..).zip(&mut topic.slots) {
-            slot.partition.copy_sent(|records, identity, tags| {
+            slot.partition.copy_sent(compression, |records, identity, tags| {
                 lend(CopiedBatch { partition, identity, records, tags });
             });
         }

@@ -144,7 +144,15 @@ impl<T: Tag> Partition<T> {
     }
 
     /// Lends each batch that was sent and is not stored, in order, to be copied to the spool.
-    pub fn copy_sent(&mut self, mut lend: impl FnMut(&SealedBatch, Option<Identity>, &mut [T])) {
+    pub fn copy_sent(
+        &mut self,
+        codec: Compression,
+        mut lend: impl FnMut(&SealedBatch, Option<Identity>, &mut [T]),
+    ) {
+        // Records of a partition that is no more were placed here anew.
+        if self.open.as_ref().is_some_and(|open| !open.is_stored()) {
+            self.seal_open(codec);
+        }
         let sent = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
         for batch in sent.chain(&mut self.queue).filter(|batch| !batch.is_stored()) {
             batch.copied = Some(batch.identity.unwrap_or(Identity::NONE));

@@ -127,7 +127,8 @@ impl Backlog {
     /// The route's messages go to the spool from now on: also those that wait in the producer.
     pub(super) fn spool(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>, now: Instant) {
         let route = self.routes.entry(topic.clone()).or_insert_with(|| Route::new(now));
-        if route.mode == Mode::Live {
+        let was_live = route.mode == Mode::Live;
+        if was_live {
             route.mode = route.mode.after(Event::Overdue);
             route.since = now;
             route.progressed = false;
@@ -136,6 +137,11 @@ impl Backlog {
         if let Some(route) = self.routes.get_mut(topic) {
             route.copy = true;
             route.closing_since = None;
+        }
+        // Later the producer has only what was sent once, and that is older than what waits in chunks by now: a batch that lost
+        // its identity meanwhile is copied as the others are, and stays in front.
+        if !was_live {
+            return;
         }
         for (mut record, waiting) in producer.take_unsent(topic) {
             if self.options.mark_replayed {
