@@ -22,7 +22,7 @@ use super::backlog::{Backlog, BacklogOptions};
 use super::dead_letter::{Complaints, Reason};
 use super::record::{Facts, HeaderChoice};
 use super::spool_thread::{SpoolReply, SpoolRequest};
-use super::waiting::{Owner, Place, Stage, Waiting};
+use super::waiting::{Place, Waiting};
 use crate::clock;
 use crate::error::chain;
 use crate::kafka::connection::{Connection, ConnectionEvent, ConnectionOptions};
@@ -141,6 +141,7 @@ impl Publish {
     /// Another thread is gone without an order to stop, or an invariant between threads is broken: in words.
     pub fn run(mut self) -> Result<(), String> {
         let result = self.work();
+        self.backlog.hand_over_done();
         if result.is_err() {
             // A token that is dropped panics, and the reason would be lost behind that.
             self.abandon();
@@ -169,7 +170,7 @@ impl Publish {
             let wake_at = self.turn(!open);
             self.free_delivered();
             self.settle()?;
-            if self.producer.has_refused() {
+            if self.producer.has_refused() || self.backlog.has_rejected() {
                 continue;
             }
             let now = clock::now();
@@ -264,7 +265,7 @@ impl Publish {
         let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id, replayed };
         let key = has_key.then_some(self.key.as_slice());
         let mqtt_topic = self.dead_letter_topic.is_some().then(|| topic.as_str().into());
-        let waiting = Waiting { owner: Owner::Session(token), stage: Stage::Record, mqtt_topic };
+        let waiting = Waiting::for_session(token, mqtt_topic);
         let (producer, backlog) = (&mut self.producer, &mut self.backlog);
         let pushed = self.headers.with_record(&facts, key, Some(&value), |record| {
             submit(producer, backlog, &kafka_topic, record, waiting, now)
@@ -417,8 +418,7 @@ impl Publish {
         // batch that it hands over meanwhile must not be dropped with its tokens.
         while let Ok(messages) = self.channels.inbox.recv_timeout(LAST_BATCH_WAIT) {
             for message in messages {
-                let owner = Owner::Session(message.token);
-                abandon(Waiting { owner, stage: Stage::Record, mqtt_topic: None });
+                abandon(Waiting::for_session(message.token, None));
             }
         }
         let stored = self.backlog.lost_with_process();

@@ -87,7 +87,12 @@ pub enum SpoolRequest {
         assignments: Vec<Assignment>,
     },
     /// Give out frames.
-    Read(Vec<ReadFrames>),
+    Read {
+        /// Of these routes, the first ones first.
+        routes: Vec<ReadFrames>,
+        /// Enough for all together once there are so many bytes: the routes that are left have no part in the answer.
+        bytes_max: usize,
+    },
     /// Frames that are in Kafka, and routes that Kafka refuses or takes again.
     Done {
         /// Frames.
@@ -232,8 +237,17 @@ impl SpoolThread {
                 });
                 SpoolReply::Kept { ticket, result }
             }
-            SpoolRequest::Read(wanted) => {
-                SpoolReply::Read(wanted.into_iter().map(|read| self.read(read)).collect())
+            SpoolRequest::Read { routes, bytes_max } => {
+                let (mut read, mut bytes) = (Vec::new(), 0);
+                for route in routes {
+                    if bytes >= bytes_max {
+                        break;
+                    }
+                    let frames = self.read(route);
+                    bytes += frames.frames.iter().map(|frame| frame.body.len()).sum::<usize>();
+                    read.push(frames);
+                }
+                SpoolReply::Read(read)
             }
             SpoolRequest::Done { frames, parked } => {
                 for (topic, parked) in parked {

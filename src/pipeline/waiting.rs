@@ -12,17 +12,6 @@ pub struct Place {
     pub record: u32,
 }
 
-/// Who waits for a record.
-#[derive(Debug)]
-pub enum Owner {
-    /// The MQTT session.
-    Session(AckToken),
-    /// The MQTT session; and the record is being copied to the spool.
-    Copied(AckToken, Place),
-    /// The spool: MQTT has its acknowledgement.
-    Spool(Place),
-}
-
 /// Which try a record is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -34,11 +23,24 @@ pub enum Stage {
     LetterWithoutValue,
 }
 
+/// Where the record itself is in the spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    No,
+    /// It is being copied to this place.
+    Copying(Place),
+    /// It is there, on the disk.
+    At(Place),
+}
+
 /// See the module head.
 #[derive(Debug)]
 pub struct Waiting {
-    /// Who waits.
-    pub owner: Owner,
+    /// The MQTT session waits for it; None once that has its acknowledgement.
+    token: Option<AckToken>,
+    stored: Stored,
+    /// Records in the spool that this one, their dead letter, takes the place of: they are done when it is safe.
+    replaced: Vec<Place>,
     /// Which try.
     pub stage: Stage,
     /// For the dead letter that it may become; None where there is no topic for those, which saves the copy.
@@ -46,82 +48,86 @@ pub struct Waiting {
 }
 
 /// What has become of a record that is safe.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Freed {
     /// The MQTT session may acknowledge it.
     pub settled: Option<Settled>,
-    /// It is done in the spool.
-    pub done: Option<Place>,
+    /// What is done in the spool.
+    pub done: Vec<Place>,
 }
 
 impl Waiting {
+    /// A record for which the MQTT session waits.
+    pub fn for_session(token: AckToken, mqtt_topic: Option<Box<str>>) -> Waiting {
+        let (stored, replaced) = (Stored::No, Vec::new());
+        Waiting { token: Some(token), stored, replaced, stage: Stage::Record, mqtt_topic }
+    }
+
+    /// A record of the spool; MQTT has its acknowledgement.
+    pub fn for_spool(place: Place) -> Waiting {
+        let (stored, replaced) = (Stored::At(place), Vec::new());
+        Waiting { token: None, stored, replaced, stage: Stage::Record, mqtt_topic: None }
+    }
+
+    /// What waits for the dead letter of this record: the same, and its place in the spool, where the letter is not.
+    pub fn into_letter(mut self, stage: Stage) -> Waiting {
+        if let Stored::Copying(place) | Stored::At(place) = self.stored {
+            self.replaced.push(place);
+        }
+        Waiting { stored: Stored::No, stage, ..self }
+    }
+
     /// The record is safe, or known to be lost: nobody waits for it any more.
     pub fn free(self) -> Freed {
-        match self.owner {
-            Owner::Session(token) => Freed { settled: Some(token.settle()), done: None },
-            Owner::Copied(token, place) => Freed { settled: Some(token.settle()), done: Some(place) },
-            Owner::Spool(place) => Freed { settled: None, done: Some(place) },
+        let mut done = self.replaced;
+        if let Stored::Copying(place) | Stored::At(place) = self.stored {
+            done.push(place);
         }
+        Freed { settled: self.token.map(AckToken::settle), done }
     }
 
     /// The process stops. True if somebody keeps the message: the MQTT broker, or the spool.
     pub fn abandon(self) -> bool {
-        match self.owner {
-            Owner::Session(token) | Owner::Copied(token, _) => token.abandon(),
-            Owner::Spool(_) => true,
-        }
+        self.token.is_none_or(AckToken::abandon)
     }
 
     /// True while MQTT has no acknowledgement for it.
     pub fn is_unsettled(&self) -> bool {
-        !matches!(self.owner, Owner::Spool(_))
+        self.token.is_some()
     }
 
     /// True for a message that MQTT never wants acknowledged.
     pub fn is_at_most_once(&self) -> bool {
-        match &self.owner {
-            Owner::Session(token) | Owner::Copied(token, _) => token.is_at_most_once(),
-            Owner::Spool(_) => false,
-        }
+        self.token.as_ref().is_some_and(AckToken::is_at_most_once)
     }
 
     /// Notes that the record is being copied to the spool; one that is there already stays as it is.
     pub fn copy_to(&mut self, place: Place) {
-        take_owner(&mut self.owner, |owner| match owner {
-            Owner::Session(token) | Owner::Copied(token, _) => Owner::Copied(token, place),
-            spool @ Owner::Spool(_) => spool,
-        });
+        if !matches!(self.stored, Stored::At(_)) {
+            self.stored = Stored::Copying(place);
+        }
     }
 
-    /// The copies with these keys are on the disk: MQTT gets its acknowledgement, and the spool is who waits.
-    pub fn settle_copy(&mut self, keys: &[u64]) -> Option<Settled> {
-        let mut settled = None;
-        take_owner(&mut self.owner, |owner| match owner {
-            Owner::Copied(token, place) if keys.contains(&place.key) => {
-                settled = Some(token.settle());
-                Owner::Spool(place)
+    /// The copies with these keys are on the disk: MQTT gets its acknowledgement, and the copy is what waits.
+    pub fn settle_copy(&mut self, keys: &[u64]) -> Freed {
+        match self.stored {
+            Stored::Copying(place) if keys.contains(&place.key) => {
+                self.stored = Stored::At(place);
+                let done = std::mem::take(&mut self.replaced);
+                Freed { settled: self.token.take().map(AckToken::settle), done }
             }
-            other => other,
-        });
-        settled
+            _ => Freed::default(),
+        }
     }
-}
-
-/// Replaces an owner by what becomes of it.
-fn take_owner(owner: &mut Owner, become_of: impl FnOnce(Owner) -> Owner) {
-    // A place that is nobody's, for as long as the function runs.
-    let taken = std::mem::replace(owner, Owner::Spool(Place { key: u64::MAX, record: 0 }));
-    *owner = become_of(taken);
 }
 
 impl Tag for Waiting {
     type Stored = Place;
 
-    /// A dead letter of a stored record is none itself: its frame belongs to another topic.
     fn stored(&self) -> Option<Place> {
-        match (&self.owner, self.stage) {
-            (Owner::Spool(place), Stage::Record) => Some(*place),
-            _ => None,
+        match self.stored {
+            Stored::At(place) => Some(place),
+            Stored::No | Stored::Copying(_) => None,
         }
     }
 }
@@ -130,29 +136,52 @@ impl Tag for Waiting {
 mod tests {
     use super::*;
 
-    fn waiting(owner: Owner) -> Waiting {
-        Waiting { owner, stage: Stage::Record, mqtt_topic: None }
+    const PLACE: Place = Place { key: 3, record: 1 };
+
+    fn fresh() -> Waiting {
+        Waiting::for_session(AckToken::new(7, 10), None)
     }
 
     #[test]
     fn a_copied_record_is_stored_only_once_the_copy_is_on_the_disk() {
-        let place = Place { key: 3, record: 1 };
-        let mut record = waiting(Owner::Session(AckToken::new(7, 10)));
-        record.copy_to(place);
-        assert_eq!(record.settle_copy(&[4]), None, "another copy");
+        let mut record = fresh();
+        record.copy_to(PLACE);
+        assert_eq!(record.settle_copy(&[4]), Freed::default(), "another copy");
         assert_eq!((record.stored(), record.is_unsettled()), (None, true));
-        assert_eq!(record.settle_copy(&[3]).map(|settled| settled.sequence), Some(7));
-        assert_eq!((record.stored(), record.is_unsettled()), (Some(place), false));
-        assert_eq!(record.settle_copy(&[3]), None);
-        assert_eq!(record.free(), Freed { settled: None, done: Some(place) });
+        assert_eq!(record.settle_copy(&[3]).settled.map(|settled| settled.sequence), Some(7));
+        assert_eq!((record.stored(), record.is_unsettled()), (Some(PLACE), false));
+        assert_eq!(record.settle_copy(&[3]), Freed::default());
+        assert_eq!(record.free(), Freed { settled: None, done: vec![PLACE] });
     }
 
     #[test]
     fn a_record_that_kafka_takes_while_it_is_copied_frees_both() {
-        let place = Place { key: 3, record: 1 };
-        let mut record = waiting(Owner::Session(AckToken::new(7, 10)));
-        record.copy_to(place);
+        let mut record = fresh();
+        record.copy_to(PLACE);
         let freed = record.free();
-        assert_eq!((freed.settled.map(|settled| settled.sequence), freed.done), (Some(7), Some(place)));
+        assert_eq!((freed.settled.map(|settled| settled.sequence), freed.done), (Some(7), vec![PLACE]));
+    }
+
+    #[test]
+    fn a_letter_that_is_stored_ends_what_it_is_the_letter_of_and_is_a_stored_record_itself() {
+        let mut letter = Waiting::for_spool(PLACE).into_letter(Stage::Letter);
+        assert_eq!(letter.stored(), None, "its record is in the spool, the letter is not");
+        let copy = Place { key: 9, record: 0 };
+        letter.copy_to(copy);
+        assert_eq!(letter.settle_copy(&[9]), Freed { settled: None, done: vec![PLACE] });
+        assert_eq!(letter.stored(), Some(copy));
+        assert_eq!(letter.free(), Freed { settled: None, done: vec![copy] });
+    }
+
+    #[test]
+    fn a_letter_of_a_record_that_was_being_copied_waits_for_both() {
+        let mut record = fresh();
+        record.copy_to(PLACE);
+        let mut letter = record.into_letter(Stage::Letter);
+        assert_eq!(letter.settle_copy(&[3]), Freed::default(), "the copy was the record's");
+        let copy = Place { key: 9, record: 0 };
+        letter.copy_to(copy);
+        let freed = letter.into_letter(Stage::LetterWithoutValue).free();
+        assert_eq!((freed.settled.map(|settled| settled.sequence), freed.done), (Some(7), vec![PLACE, copy]));
     }
 }

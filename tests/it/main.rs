@@ -30,6 +30,7 @@ mod spool_chaos;
 mod spool_chaos_held;
 mod spool_kills;
 mod spool_limits;
+mod spool_restore;
 mod spooling;
 
 mod regression;

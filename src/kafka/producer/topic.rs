@@ -106,6 +106,8 @@ pub(super) struct Topic<T> {
     /// Of these, those since a record is there.
     not_created_answers: u32,
     pub refused: Option<ErrorCode>,
+    /// It was refused to say anything of it, not to write.
+    refused_description: bool,
     /// Kafka will never take a topic of this name.
     pub impossible: bool,
     /// Until then its records are sent without a time, because Kafka has refused that.
@@ -131,6 +133,7 @@ impl<T: Tag> Topic<T> {
             missing_answers: 0,
             not_created_answers: 0,
             refused: None,
+            refused_description: false,
             impossible: false,
             smaller_since: None,
             timeless_until: None,
@@ -197,6 +200,7 @@ impl<T: Tag> Topic<T> {
                 MetadataVerdict::Known
             }
             Class::TopicRefused | Class::ClientRefused => {
+                self.refused_description |= self.refused.is_none();
                 self.on_refused(code);
                 self.metadata_due = now + REFUSED_RETRY;
                 // Only the name can make it final; rights can be granted.
@@ -242,6 +246,7 @@ impl<T: Tag> Topic<T> {
 
     /// Kafka takes the topic.
     pub fn on_accepted(&mut self) {
+        self.refused_description = false;
         if let Some(code) = self.refused.take() {
             info!("Kafka takes topic {} again (it refused it with {code})", self.name);
         }
@@ -254,7 +259,7 @@ impl<T: Tag> Topic<T> {
         self.missing_answers = 0;
         self.not_created_answers = 0;
         // A refusal to describe the topic has ended; a refusal to write to it ends when a batch is written.
-        if self.slots.is_empty() {
+        if self.slots.is_empty() || self.refused_description {
             self.on_accepted();
         }
         // Kafka numbers them without gaps and names them all, so no number on the wire sizes an allocation.

@@ -36,7 +36,11 @@ const GATHER_BESIDE_LIVE: Duration = Duration::from_millis(5);
 /// So many bytes are worth an fdatasync of their own.
 const GATHER_BYTES: usize = 256 * 1024;
 /// Near the end of a backlog, new messages wait so long for the end. Other routes' acknowledgements wait behind theirs.
-const CLOSING_MAX: Duration = Duration::from_millis(100);
+const CLOSING_FIRST: Duration = Duration::from_millis(100);
+/// Or as long as so many appends take: one is under way, an identity is written, and the last frames are read behind both.
+const CLOSING_APPENDS: u32 = 3;
+/// But no longer than this: Mosquitto's queue of 1,000 messages is full after a second at 1,000 a second.
+const CLOSING_MAX: Duration = Duration::from_millis(800);
 /// An append that failed is tried again after this long.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
@@ -89,6 +93,7 @@ impl Chunk {
 /// An append that is under way.
 #[derive(Debug)]
 pub(super) struct PendingAppend {
+    since: Instant,
     parts: Vec<Part>,
 }
 
@@ -120,7 +125,7 @@ impl Backlog {
         self.first_insert.get_or_insert(now);
         self.last_insert = now;
         if let Some(settled_at) = self.settled_at.take() {
-            self.window_limited = now.saturating_duration_since(settled_at) <= GATHER_QUIET;
+            self.window_limited |= now.saturating_duration_since(settled_at) <= GATHER_QUIET;
         }
     }
 
@@ -163,6 +168,10 @@ impl Backlog {
             return None;
         }
         let gathered = self.first_insert.map_or(now, |at| at + GATHER_MAX);
+        // Nothing came for half of the time: the broker may be waiting, also one from which messages need longer than the quiet
+        // time. If it is not, messages will come during an append, and that says so.
+        let silent = self.first_insert.is_some() && self.last_insert + GATHER_MAX / 2 <= now;
+        self.window_limited |= gathered <= now && silent;
         let quiet = self.last_insert + GATHER_QUIET;
         let gathered = if self.window_limited { gathered.min(quiet) } else { gathered };
         let gathered = self.live_behind.map_or(gathered, |at| gathered.min(at + GATHER_BESIDE_LIVE));
@@ -182,7 +191,10 @@ impl Backlog {
         let topics: Vec<TopicName> = self.routes.keys().cloned().collect();
         for topic in topics {
             let closing = self.routes.get(&topic).and_then(|route| route.closing_since);
-            if let Some(until) = closing.map(|since| since + CLOSING_MAX).filter(|until| *until > now) {
+            let patience = (self.append_took * CLOSING_APPENDS).clamp(CLOSING_FIRST, CLOSING_MAX);
+            if let Some(until) = closing.map(|since| since + patience).filter(|until| *until > now) {
+                // The end is found when the modes are looked at.
+                let until = until.min(self.modes_at.max(now + Duration::from_millis(1)));
                 held_until = Some(held_until.map_or(until, |known| known.min(until)));
                 continue;
             }
@@ -191,6 +203,8 @@ impl Backlog {
             }
             let Some(route) = self.routes.get_mut(&topic) else { continue };
             route.copy = false;
+            // It was not the end yet.
+            route.closing_since = None;
             while bytes < self.append_bytes
                 && let Some(chunk) = route.chunks.pop_front()
             {
@@ -210,7 +224,7 @@ impl Backlog {
         if frames.is_empty() {
             return held_until;
         }
-        self.pending = Some(PendingAppend { parts });
+        self.pending = Some(PendingAppend { since: now, parts });
         self.ask(SpoolRequest::Append(frames));
         held_until
     }
@@ -229,8 +243,13 @@ impl Backlog {
             }
             let sent = batch.identity.map(|identity| (batch.partition, spool_identity(identity)));
             let frame = frame(topic, sent, batch.records);
-            let resident =
-                Resident { topic: topic.clone(), frame: None, remaining: frame.records, counted: false };
+            let resident = Resident {
+                topic: topic.clone(),
+                frame: None,
+                remaining: frame.records,
+                counted: false,
+                bytes: 0,
+            };
             self.residents.insert(key, resident);
             frames.push(frame);
             parts.push(Part::Copied { topic: topic.clone(), key });
@@ -245,6 +264,7 @@ impl Backlog {
         now: Instant,
     ) {
         let Some(pending) = self.pending.take() else { return };
+        self.append_took = now.saturating_duration_since(pending.since);
         for part in &pending.parts {
             if let Some(route) = self.routes.get_mut(part.topic()) {
                 route.appending = false;
@@ -290,9 +310,15 @@ impl Backlog {
                 }
             }
         }
+        let mut replaced = Vec::new();
         for (topic, keys) in copied {
-            producer.convert(&topic, |waiting| settling.extend(waiting.settle_copy(&keys)));
+            producer.convert(&topic, |waiting| {
+                let freed = waiting.settle_copy(&keys);
+                settling.extend(freed.settled);
+                replaced.extend(freed.done);
+            });
         }
+        replaced.into_iter().for_each(|place| self.record_done(place));
         self.counters.spooled.fetch_add((settling.len() - before) as u64, Relaxed);
     }
 

@@ -70,6 +70,8 @@ struct Resident {
     remaining: u32,
     /// They count as in flight.
     counted: bool,
+    /// Memory of its records that were read; 0 for a copy of what the producer has.
+    bytes: usize,
 }
 
 /// A route with a backlog.
@@ -98,7 +100,15 @@ struct Route {
     restored: VecDeque<(Record, Place)>,
     /// Stored records that are in the producer.
     in_flight: usize,
-    /// Since when the spool was read to its end while an append was under way: new messages wait for a moment, so that the
+    /// Stored records of it that were done, as far as was noted, and when that was.
+    done_records: u64,
+    done_noted: u64,
+    progress_at: Instant,
+    /// Memory of the frames that were read and are not done.
+    resident_bytes: usize,
+    /// Counts up: when it was read last.
+    read_turn: u64,
+    /// Since when the spool was read to its end, but for an append that is under way: new messages wait for a moment, so that the
     /// backlog comes to an end under a steady load.
     closing_since: Option<Instant>,
     /// A parked route with nothing in the producer is tried from this time on; one that cannot be read, too.
@@ -120,9 +130,24 @@ impl Route {
             gathering: false,
             restored: VecDeque::new(),
             in_flight: 0,
+            done_records: 0,
+            done_noted: 0,
+            progress_at: now,
+            resident_bytes: 0,
+            read_turn: 0,
             closing_since: None,
             attempt_at: now,
         }
+    }
+
+    /// Its backlog may be read.
+    fn is_restoring(&self) -> bool {
+        matches!(self.mode, Mode::Draining | Mode::Parked)
+    }
+
+    /// Kafka has taken nothing of what is in flight for a while, though it takes the topic.
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.in_flight > 0 && now.saturating_duration_since(self.progress_at) >= STUCK_AFTER
     }
 
     /// Nothing of it is in the spool but what is in the producer, and nothing is on the way there.
@@ -157,6 +182,8 @@ pub struct Backlog {
     residents: HashMap<u64, Resident>,
     next_key: u64,
     pending: Option<PendingAppend>,
+    /// How long the last append took, with what the spool thread had to do before.
+    append_took: Duration,
     /// After a failure the next append waits until then.
     append_at: Option<Instant>,
     /// An append takes no more than this, and one chunk: less after one that was too much for what is left of the spool.
@@ -174,6 +201,7 @@ pub struct Backlog {
     keeps: VecDeque<(u64, Vec<Assignment>)>,
     keeping: bool,
     reading: bool,
+    read_turns: u64,
     done: Vec<FrameId>,
     parked: Vec<(TopicName, bool)>,
     finishing: bool,
@@ -195,6 +223,8 @@ pub struct Backlog {
     keep_throttle: Throttle,
 }
 
+/// A route that has not moved for this long does not count among those that share what may be in flight.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 /// What drop-oldest gives up is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -219,6 +249,7 @@ impl Backlog {
             residents: HashMap::new(),
             next_key: 1,
             pending: None,
+            append_took: Duration::ZERO,
             append_at: None,
             append_bytes: insert::APPEND_BYTES,
             first_insert: None,
@@ -230,6 +261,7 @@ impl Backlog {
             keeps: VecDeque::new(),
             keeping: false,
             reading: false,
+            read_turns: 0,
             done: Vec::new(),
             parked: Vec::new(),
             finishing: false,
@@ -281,6 +313,20 @@ impl Backlog {
         if self.options.in_memory { self.stored } else { 0 }
     }
 
+    /// True if [`Backlog::take_rejected`] has something to give.
+    pub fn has_rejected(&self) -> bool {
+        !self.rejected.is_empty()
+    }
+
+    /// The process ends in order: what is done and was not asked for yet goes to the spool thread, which writes it down before it
+    /// ends.
+    pub fn hand_over_done(&mut self) {
+        if !self.done.is_empty() {
+            let (frames, parked) = (std::mem::take(&mut self.done), Vec::new());
+            self.ask(SpoolRequest::Done { frames, parked });
+        }
+    }
+
     /// Takes what cannot be kept or delivered.
     pub fn take_rejected(&mut self) -> Vec<Rejected> {
         std::mem::take(&mut self.rejected)
@@ -290,9 +336,7 @@ impl Backlog {
     pub fn free(&mut self, waiting: Waiting, settling: &mut Vec<Settled>) {
         let Freed { settled, done } = waiting.free();
         settling.extend(settled);
-        if let Some(place) = done {
-            self.record_done(place);
-        }
+        done.into_iter().for_each(|place| self.record_done(place));
     }
 
     fn record_done(&mut self, place: Place) {
@@ -302,6 +346,7 @@ impl Backlog {
         let counted = resident.counted;
         if let Some(route) = self.routes.get_mut(&resident.topic) {
             route.progressed = true;
+            route.done_records += 1;
             route.in_flight = route.in_flight.saturating_sub(usize::from(counted));
         }
         if counted {
@@ -311,6 +356,9 @@ impl Backlog {
         if resident.remaining == 0
             && let Some(frame) = resident.frame
         {
+            if let Some(route) = self.routes.get_mut(&resident.topic) {
+                route.resident_bytes = route.resident_bytes.saturating_sub(resident.bytes);
+            }
             self.done.push(frame);
             self.residents.remove(&place.key);
         }
@@ -420,3 +468,6 @@ impl Backlog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,19 +6,23 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use log::{debug, error};
 
-use super::{Backlog, Rejected, Resident, Route};
+use super::{Backlog, Rejected, Resident, Route, STUCK_AFTER};
 use crate::kafka::producer::{KeptBatch, Producer, SentBefore, TopicState};
 use crate::kafka::protocol::TopicName;
 use crate::kafka::record_batch::{self, Record, decode_batches, with_record_ref};
 use crate::pipeline::mode::Mode;
 use crate::pipeline::spool_thread::{FramesRead, ReadFrames, SpoolRequest};
-use crate::pipeline::waiting::{Owner, Place, Stage, Waiting};
+use crate::pipeline::waiting::{Place, Waiting};
 use crate::spool::{Assignment, Frame, Given, Identity, RecordSet};
 
 /// Read at once for one route, at the most: a frame or a few.
 const READ_BYTES: usize = 256 * 1024;
-/// Read at once for all routes together.
+/// Read at once for all routes together, and one frame more.
 const READ_BYTES_ALL: usize = 1024 * 1024;
+/// Records of routes that drain which were read and are not in Kafka take no more memory than this, and a read.
+const RESIDENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The same for routes that Kafka refuses: a frame of each is tried from time to time.
+const PARKED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// What the disk did not give is asked for again after this long.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
@@ -33,44 +37,58 @@ pub(super) struct SentGroup {
 }
 
 impl Backlog {
-    /// Asks for more of the backlog if few of it are in flight.
-    pub(super) fn refill(&mut self, now: Instant) {
+    /// Asks for more of the backlog if few of it are in flight. Says when a route may be asked for that may not be now.
+    pub(super) fn refill(&mut self, now: Instant) -> Option<Instant> {
         if self.reading {
-            return;
+            return None;
         }
-        let in_flight = self.restoring();
+        let (mut draining, mut parked) = (0, 0);
+        for route in self.routes.values() {
+            match route.mode {
+                // The last of a backlog may be on its way still.
+                Mode::Draining | Mode::Live => draining += route.resident_bytes,
+                Mode::Parked => parked += route.resident_bytes,
+                Mode::Spooling => {}
+            }
+        }
         let wanted = |route: &Route| {
             let may = match route.mode {
-                Mode::Draining => true,
+                // No route takes more than it leaves for the others: one that is stuck does not keep them from being restored.
+                Mode::Draining => route.resident_bytes < RESIDENT_BYTES_MAX.saturating_sub(draining),
                 // With nothing in the producer, nothing else would tell that the topic is taken again.
-                Mode::Parked => route.in_flight == 0,
+                Mode::Parked => route.in_flight == 0 && parked < PARKED_BYTES_MAX,
                 Mode::Live | Mode::Spooling => false,
             };
-            let room =
-                route.gathering || (route.restored.is_empty() && in_flight < self.options.in_flight_min);
-            may && room && route.unread && route.attempt_at <= now
+            let few = route.restored.is_empty() && route.in_flight < self.options.in_flight_min;
+            route.unread && ((may && few) || (route.gathering && route.is_restoring()))
         };
-        let topics: Vec<&TopicName> =
-            self.routes.iter().filter(|(_, route)| wanted(route)).map(|(topic, _)| topic).collect();
-        if topics.is_empty() {
-            return;
+        let mut topics: Vec<(u64, &TopicName)> = Vec::new();
+        let mut later: Option<Instant> = None;
+        for (topic, route) in self.routes.iter().filter(|(_, route)| wanted(route)) {
+            if route.attempt_at <= now {
+                topics.push((route.read_turn, topic));
+            } else {
+                later = Some(later.map_or(route.attempt_at, |known| known.min(route.attempt_at)));
+            }
         }
-        let bytes_max = (READ_BYTES_ALL / topics.len()).min(READ_BYTES);
+        if topics.is_empty() {
+            return later;
+        }
+        // One read brings so many bytes and no more: those who had none of the last one come first.
+        topics.sort_unstable();
         let records = (self.options.in_flight_max / topics.len()).max(1);
         let records_max = u32::try_from(records).unwrap_or(u32::MAX);
-        let read = topics.into_iter().map(|topic| {
-            let after = self.routes.get(topic).map_or_else(Default::default, |route| route.cursor);
-            ReadFrames { topic: topic.clone(), after, bytes_max, records_max }
+        let read = topics.iter().map(|(_, topic)| {
+            let route = self.routes.get(*topic);
+            let after = route.map_or_else(Default::default, |route| route.cursor);
+            let probe = route.is_some_and(|route| route.mode == Mode::Parked && !route.gathering);
+            let (bytes_max, records_max) = if probe { (1, 1) } else { (READ_BYTES, records_max) };
+            ReadFrames { topic: (*topic).clone(), after, bytes_max, records_max }
         });
-        let read = read.collect();
+        let routes = read.collect();
         self.reading = true;
-        self.ask(SpoolRequest::Read(read));
-    }
-
-    /// Stored records in flight of routes that Kafka takes: one that it refuses must not use up what the others may have.
-    fn restoring(&self) -> usize {
-        let routes = self.routes.values().filter(|route| route.mode != Mode::Parked);
-        routes.map(|route| route.in_flight + route.restored.len()).sum()
+        self.ask(SpoolRequest::Read { routes, bytes_max: READ_BYTES_ALL });
+        later
     }
 
     pub(super) fn on_read(&mut self, read: FramesRead, now: Instant) {
@@ -82,10 +100,20 @@ impl Backlog {
             frames.len(),
             frames.iter().map(|frame| u64::from(frame.records)).sum::<u64>()
         );
+        let mut caught_up = caught_up;
         for frame in frames {
+            // What compresses well is larger than what was read: the rest is read again.
+            let full = |route: &Route| !route.gathering && route.resident_bytes >= RESIDENT_BYTES_MAX / 2;
+            if self.routes.get(&topic).is_some_and(full) {
+                caught_up = false;
+                break;
+            }
             self.take_frame(&topic, frame);
         }
+        self.read_turns += 1;
+        let read_turn = self.read_turns;
         let Some(route) = self.routes.get_mut(&topic) else { return };
+        route.read_turn = read_turn;
         // What was appended meanwhile says so when it is answered.
         route.unread = !caught_up;
         if unreadable {
@@ -95,7 +123,8 @@ impl Backlog {
         // Batches of an earlier process are gathered whole, however many records may be in flight: no more than that process had.
         // Identities were given in order, so frames without one end them.
         route.gathering &= given && !caught_up;
-        if caught_up && route.appending {
+        // What was read goes to the producer now, and then nothing is left but what is being appended.
+        if caught_up && route.mode == Mode::Draining {
             route.closing_since.get_or_insert(now);
         }
     }
@@ -117,6 +146,7 @@ impl Backlog {
         let Some(route) = self.routes.get_mut(topic) else { return };
         route.cursor = frame.id;
         let remaining = u32::try_from(records.len()).unwrap_or(u32::MAX);
+        let bytes = records.iter().map(record_bytes).sum();
         if remaining == 0 {
             return;
         }
@@ -127,7 +157,9 @@ impl Backlog {
                 None => route.restored.push_back((record, place)),
             }
         }
-        let resident = Resident { topic: topic.clone(), frame: Some(frame.id), remaining, counted: true };
+        route.resident_bytes += bytes;
+        let resident =
+            Resident { topic: topic.clone(), frame: Some(frame.id), remaining, counted: true, bytes };
         self.residents.insert(key, resident);
     }
 
@@ -137,10 +169,11 @@ impl Backlog {
         producer: &mut Producer<Waiting>,
         now: Instant,
     ) -> Option<Instant> {
-        let in_flight: usize = {
-            let routes = self.routes.values().filter(|route| route.mode != Mode::Parked);
-            routes.map(|route| route.in_flight).sum()
-        };
+        // One that does not move must not use up what the others may have.
+        let moves =
+            |route: &&Route| matches!(route.mode, Mode::Draining | Mode::Live) && !route.is_stuck(now);
+        let draining = self.routes.values().filter(moves);
+        let in_flight: usize = draining.map(|route| route.in_flight).sum();
         let mut room = self.options.in_flight_max.saturating_sub(in_flight);
         let ready: Vec<TopicName> = self
             .routes
@@ -155,18 +188,31 @@ impl Backlog {
         self.earn(now);
         for (position, topic) in ready.iter().enumerate() {
             self.push_sent_before(topic, producer, now);
-            // What one route does not use is for the next.
-            let mut share = (room / (ready.len() - position)).max(1).min(room);
-            if self.options.restore_per_sec.is_some() {
-                share = share.min(self.allowance as usize);
-            }
+            let others = ready.len() - position;
+            let share = self.share(topic, room, others, now);
             let pushed = self.push_some(topic, share, producer, now);
-            room -= pushed;
+            room = room.saturating_sub(pushed);
             self.allowance -= pushed as f64;
         }
         let waits = self.options.restore_per_sec.is_some() && self.allowance < 1.0;
         let left = ready.iter().any(|topic| self.routes.get(topic).is_some_and(|r| !r.restored.is_empty()));
-        (waits && left && room > 0).then_some(now + Duration::from_millis(20))
+        match left {
+            true if waits && room > 0 => Some(now + Duration::from_millis(20)),
+            // A route may be found to be stuck by then.
+            true if room == 0 => Some(now + STUCK_AFTER / 4),
+            _ => None,
+        }
+    }
+
+    /// How many records of this route may be pushed now. What one route does not use is for the next.
+    fn share(&self, topic: &TopicName, room: usize, others: usize, now: Instant) -> usize {
+        let stuck = self.routes.get(topic).is_some_and(|route| route.is_stuck(now));
+        let share = if stuck { 0 } else { (room / others).max(1).min(room) };
+        if self.options.restore_per_sec.is_none() {
+            return share;
+        }
+        let allowance = self.allowance as usize;
+        share.min((allowance / others).max(allowance.min(1)))
     }
 
     /// Adds what the time since the last call allows (SPOOL_RESTORE_PER_SEC).
@@ -182,12 +228,18 @@ impl Backlog {
         let Some(route) = self.routes.get_mut(topic) else { return };
         for group in std::mem::take(&mut route.sent_before) {
             let SentGroup { partition, identity, batch_records, after_offset, records } = group;
+            if route.in_flight == 0 {
+                route.progress_at = now;
+            }
             route.in_flight += records.len();
             let batch = SentBefore {
                 identity: kafka_identity(identity),
                 batch_records: i32::try_from(batch_records).unwrap_or(i32::MAX),
                 after_offset,
-                records: records.into_iter().map(|(record, place)| (record, stored(place))).collect(),
+                records: records
+                    .into_iter()
+                    .map(|(record, place)| (record, Waiting::for_spool(place)))
+                    .collect(),
             };
             if let Err(batch) = producer.push_sent(topic, partition, batch, now) {
                 for (record, waiting) in batch.records {
@@ -206,9 +258,12 @@ impl Backlog {
     ) -> usize {
         let Some(route) = self.routes.get_mut(topic) else { return 0 };
         let count = share.min(route.restored.len());
+        if route.in_flight == 0 {
+            route.progress_at = now;
+        }
         route.in_flight += count;
         for (record, place) in route.restored.drain(..count) {
-            let waiting = stored(place);
+            let waiting = Waiting::for_spool(place);
             let pushed = with_record_ref(&record, |record| producer.push(topic, record, waiting, now));
             if let Err(waiting) = pushed {
                 self.rejected.push(too_many_topics(topic, record, waiting));
@@ -274,6 +329,12 @@ fn group<'a>(groups: &'a mut Vec<SentGroup>, given: &Given) -> &'a mut SentGroup
     groups.get_mut(position).expect("it was found, or pushed")
 }
 
+/// Memory of a record, about.
+fn record_bytes(record: &Record) -> usize {
+    let fields = [&record.key, &record.value].into_iter().flatten().map(Bytes::len).sum::<usize>();
+    fields + size_of::<Record>()
+}
+
 fn records_of(body: &Bytes) -> Result<Vec<Record>, String> {
     let mut records = Vec::new();
     for batch in decode_batches(body.clone()) {
@@ -281,10 +342,6 @@ fn records_of(body: &Bytes) -> Result<Vec<Record>, String> {
         records.extend(batch.map_err(|error| crate::error::chain(&error))?);
     }
     Ok(records)
-}
-
-fn stored(place: Place) -> Waiting {
-    Waiting { owner: Owner::Spool(place), stage: Stage::Record, mqtt_topic: None }
 }
 
 fn too_many_topics(topic: &TopicName, record: Record, waiting: Waiting) -> Rejected {

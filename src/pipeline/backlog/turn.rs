@@ -34,8 +34,9 @@ impl Backlog {
         };
         if !self.routes.is_empty() {
             wake_at(self.update_modes(producer, now));
-            self.refill(now);
+            // What was pushed makes room for more.
             wake_at(self.push_restored(producer, now));
+            wake_at(self.refill(now));
             wake_at(self.append_if_due(producer, stopping, now));
         }
         self.ask_pending();
@@ -72,6 +73,10 @@ impl Backlog {
         for topic in topics {
             let state = producer.topic_state(&topic, now);
             let Some(route) = self.routes.get_mut(&topic) else { continue };
+            if route.done_noted != route.done_records {
+                route.done_noted = route.done_records;
+                route.progress_at = now;
+            }
             let event = event(route, state, now, self.options.latency);
             let before = route.mode;
             route.mode = event.map_or(before, |event| before.after(event));

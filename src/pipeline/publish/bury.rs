@@ -12,7 +12,7 @@ use crate::kafka::record_batch::{Record, with_record_ref};
 use crate::message::AckToken;
 use crate::pipeline::backlog::Rejected;
 use crate::pipeline::dead_letter::{self, Reason};
-use crate::pipeline::waiting::{Owner, Stage, Waiting};
+use crate::pipeline::waiting::{Stage, Waiting};
 
 /// Longest name in a log line.
 const NAME_CHARS_MAX: usize = 100;
@@ -27,7 +27,7 @@ impl Publish {
         reason: &Reason,
         token: AckToken,
     ) {
-        let waiting = Waiting { owner: Owner::Session(token), stage: Stage::Record, mqtt_topic: None };
+        let waiting = Waiting::for_session(token, None);
         self.bury_waiting(mqtt_topic, value, received_at_ms, reason, waiting);
     }
 
@@ -40,7 +40,8 @@ impl Publish {
         waiting: Waiting,
     ) {
         let letter = dead_letter::letter(mqtt_topic, value, received_at_ms, reason);
-        let waiting = Waiting { stage: Stage::Letter, mqtt_topic: None, ..waiting };
+        let mut waiting = waiting.into_letter(Stage::Letter);
+        waiting.mqtt_topic = None;
         let subject = format!(
             "a message from MQTT topic {:?}",
             mqtt_topic.chars().take(NAME_CHARS_MAX).collect::<String>()
@@ -61,7 +62,7 @@ impl Publish {
                 continue;
             }
             let letter = dead_letter::with_reason(record, waiting.mqtt_topic.as_deref(), &why);
-            self.bury(&subject, letter, &why, Waiting { stage: Stage::Letter, ..waiting }, now);
+            self.bury(&subject, letter, &why, waiting.into_letter(Stage::Letter), now);
         }
         for refused in self.producer.take_refused() {
             let RefusedRecord { tag, topic, record, code, reason } = refused;
@@ -72,17 +73,11 @@ impl Publish {
             match tag.stage {
                 Stage::Record => {
                     let letter = dead_letter::with_reason(record, tag.mqtt_topic.as_deref(), &why);
-                    self.bury(&subject, letter, &why, Waiting { stage: Stage::Letter, ..tag }, now);
+                    self.bury(&subject, letter, &why, tag.into_letter(Stage::Letter), now);
                 }
                 Stage::Letter => {
                     let letter = dead_letter::without_value(record);
-                    self.bury(
-                        &subject,
-                        letter,
-                        &why,
-                        Waiting { stage: Stage::LetterWithoutValue, ..tag },
-                        now,
-                    );
+                    self.bury(&subject, letter, &why, tag.into_letter(Stage::LetterWithoutValue), now);
                 }
                 Stage::LetterWithoutValue => self.lose(&subject, &why, tag, now),
             }
