@@ -43,7 +43,7 @@ use crate::spool::Store;
 
 /// Most messages of any QoS in hand: 70 ms of a full-speed load, and 2 MB at 200 bytes a message.
 pub const IN_HAND_MESSAGES_MAX: usize = 8192;
-/// Most bytes in hand. With what batches and buffers add, the process stays below 32 MiB whatever Kafka does.
+/// Most bytes in hand. With what batches and buffers add, the process stays below 48 MiB whatever Kafka does (`tests/it/spool_restore.rs`).
 pub const IN_HAND_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Orders that may wait for a thread; main sends two at most.
 const CONTROL_CAPACITY: usize = 4;

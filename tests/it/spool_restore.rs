@@ -61,7 +61,7 @@ fn a_dead_letter_in_flight_when_kafka_goes_away_is_stored_once_and_done_when_kaf
 
 #[test]
 fn a_dead_letter_in_the_spool_is_delivered_once_after_a_kill() {
-    let mut held = HeldLetter::start();
+    let held = HeldLetter::start();
     held.gateway.signal(rustix::process::Signal::KILL);
     held.kafka.restart(2);
     held.let_go();
