@@ -52,7 +52,7 @@ impl DiskSpool {
     ) -> Result<(DiskSpool, Report), SpoolError> {
         fs.create_dir(directory).map_err(failed(directory, "making", "it"))?;
         let lock = lock::take(fs.as_ref(), directory)?;
-        let recovered = recover(&fs, directory, None)?;
+        let recovered = recover(&fs, directory, None, Catalog::default())?;
         let segment_bytes = options.segment_bytes.clamp(4096, 1 << 30);
         let mut pending = Ranges::default();
         // Once told, they are not told again.
@@ -356,13 +356,11 @@ impl Store for DiskSpool {
         self.cache = Cache::default();
         let confirmed = Confirmed { next: self.next, checkpoint_to: self.checkpoint.unconfirmed_from() };
         let Recovered { catalog, checkpoint, contents, next, mut report, finished } =
-            recover(&self.fs, &self.directory, Some(confirmed))?;
+            recover(&self.fs, &self.directory, Some(confirmed), self.catalog.emptied())?;
         // What was done and could not be written down is not missing.
         let missing = report.missing.iter().flat_map(|(first, last)| self.pending.gaps(*first, *last));
         report.missing = missing.collect();
-        let parked = self.catalog.parked_topics();
         self.catalog = catalog;
-        parked.iter().for_each(|topic| self.catalog.park(topic, true));
         self.checkpoint = checkpoint;
         self.assigned = contents.assigned;
         self.next = next;

@@ -1,6 +1,6 @@
 //! The spool without a disk (DB_PERSIST_PATH is absent): the same rules, and the end of the process is the end of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
@@ -18,6 +18,9 @@ struct Route {
     backlog: Backlog,
     frames: BTreeMap<FrameId, Frame>,
     parked: bool,
+    /// Stored while it was parked, and their length, bytes.
+    while_parked: BTreeSet<FrameId>,
+    parked_bytes: u64,
 }
 
 /// A spool in memory. Its cap is [`Options::bytes_max`], counted as on a disk.
@@ -54,6 +57,9 @@ impl MemorySpool {
         backlog.records -= u64::from(frame.records);
         backlog.messages -= u64::from(frame.messages);
         backlog.bytes -= bytes;
+        if route.while_parked.remove(&id) {
+            route.parked_bytes -= bytes;
+        }
         self.bytes -= bytes;
         if route.frames.is_empty() && !route.parked {
             self.routes.remove(&topic);
@@ -84,7 +90,7 @@ impl Store for MemorySpool {
         }
         let parked = self.routes.iter().filter(|(_, route)| route.parked);
         let held: BTreeMap<&str, u64> =
-            parked.map(|(topic, route)| (topic.as_str(), route.backlog.bytes)).collect();
+            parked.map(|(topic, route)| (topic.as_str(), route.parked_bytes)).collect();
         if let Some(topic) = over_share(self.options.bytes_max, &held, &asked(frames)) {
             return Err(SpoolError::Full { limit: Limit::Parked, topic: Some(topic) });
         }
@@ -117,6 +123,10 @@ impl Store for MemorySpool {
             route.backlog.records += u64::from(frame.records);
             route.backlog.messages += u64::from(frame.messages);
             route.backlog.bytes += bytes_of(&frame);
+            if route.parked {
+                route.while_parked.insert(frame.id);
+                route.parked_bytes += bytes_of(&frame);
+            }
             self.bytes += bytes_of(&frame);
             self.by_id.insert(frame.id, frame.topic.clone());
             route.frames.insert(frame.id, frame);

@@ -4,6 +4,10 @@
 //! Kafka refuses while it takes the others ("parked") is another matter: it waits for a person, perhaps for days. Each parked
 //! route may hold a quarter of the cap and all of them half, so that half is there for the next outage. That is asked of the
 //! frames that are not done; what is done and pinned by them goes when room is needed ([`super::compact`]).
+//!
+//! Only what was stored while the route was parked counts: for some seconds after an outage Kafka may not know its topics, and the
+//! outage's backlog may be far more than a share. Of a route that is parked again and again, all such times count, as long as what
+//! was stored in them is not done. Nothing is parked when the spool is opened.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +22,7 @@ const PARKED_ALL: u64 = 2;
 
 /// Whether parked routes would hold more than their share: the one that would.
 ///
-/// `held` is what each parked route holds, `asked` what it would get, bytes.
+/// `held` is what each parked route holds of its share, `asked` what it would get, bytes.
 pub fn over_share(bytes_max: u64, held: &BTreeMap<&str, u64>, asked: &BTreeMap<&str, u64>) -> Option<String> {
     let mut all: u64 = held.values().sum();
     for (topic, bytes) in asked {

@@ -141,7 +141,7 @@ struct Recovery<'a> {
     finished: Vec<(u64, u64)>,
 }
 
-/// Opens a directory that this process has locked.
+/// Opens a directory that this process has locked. The catalog that is filled has no segments yet.
 ///
 /// # Errors
 /// [`SpoolError::Open`], [`SpoolError::Version`].
@@ -149,12 +149,13 @@ pub fn recover(
     fs: &Arc<dyn Filesystem>,
     directory: &Path,
     confirmed: Option<Confirmed>,
+    catalog: Catalog,
 ) -> Result<Recovered, SpoolError> {
     let mut recovery = Recovery {
         fs,
         directory,
         confirmed,
-        catalog: Catalog::default(),
+        catalog,
         contents: Contents::default(),
         has_checkpoint: false,
         report: Report::default(),

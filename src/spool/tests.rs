@@ -187,6 +187,46 @@ fn a_parked_route_pins_no_segments_and_cannot_fill_the_spool() {
     assert_eq!(ids(&mut new(&fs), "parked"), parked);
 }
 
+/// Stores frames of a route until one is refused; gives how many were stored and the limit.
+fn fill(store: &mut dyn Store, topic: &str) -> (u64, Limit) {
+    for count in 0.. {
+        match store.append(&[frame(topic, &[1; 1000])]) {
+            Ok(_) => {}
+            Err(SpoolError::Full { limit, .. }) => return (count, limit),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn what_a_route_stored_before_it_was_parked_counts_for_no_share() {
+    let fs = MemFs::new(1);
+    let mut disk = new(&fs);
+    let mut memory = MemorySpool::new(options());
+    for spool in [&mut disk as &mut dyn Store, &mut memory] {
+        let outage: Vec<FrameId> =
+            (0..40).map(|_| spool.append(&[frame("a", &[1; 1000])]).unwrap().ids[0]).collect();
+        spool.park("a", true);
+        let (stored, limit) = fill(spool, "a");
+        assert_eq!((stored, limit), (23, Limit::Parked), "a quarter, on top of the outage's backlog");
+        // Reopened, taken for a moment, refused again: what was stored while it was refused counts still, and nothing else.
+        spool.reopen().unwrap();
+        spool.park("a", false);
+        spool.append(&[frame("a", &[1; 1000])]).unwrap();
+        spool.park("a", true);
+        assert_eq!(fill(spool, "a"), (0, Limit::Parked));
+        spool.ack(&outage);
+        assert_eq!(
+            fill(spool, "a"),
+            (0, Limit::Parked),
+            "what is done of the outage makes no room in the share"
+        );
+        spool.ack(&[FrameId(41), FrameId(42)]);
+        assert_eq!(fill(spool, "a"), (2, Limit::Parked));
+    }
+}
+
 fn set(positions: &[u32]) -> RecordSet {
     positions.iter().copied().collect()
 }

@@ -180,7 +180,7 @@ impl DiskSpool {
                 topic,
             };
             active.loaded.index.entries.push(entry);
-            self.catalog.push(first, &entry, route, false);
+            self.catalog.push(first, &entry, route);
             ids.push(self.next);
             self.next.0 += 1;
             at += bytes;

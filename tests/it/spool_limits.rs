@@ -12,6 +12,7 @@ use crate::support::{spool_look, wait};
 
 const MAX_BYTES: u64 = 1 << 20;
 const COUNT: usize = 500;
+const UNKNOWN_TOPIC: i16 = 3;
 const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
 /// Nothing that a codec makes much smaller; together twice what the spool takes.
@@ -41,6 +42,27 @@ fn bytes_on_disk(setup: &Setup) -> u64 {
         .filter_map(|entry| entry.unwrap().metadata().ok())
         .map(|data| data.len())
         .sum()
+}
+
+/// Kafka comes back after a long outage and for some seconds does not know its topics yet. The outage's backlog is far more
+/// than a topic that Kafka refuses may hold.
+#[test]
+fn after_an_outage_a_moment_without_metadata_loses_nothing() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    let (_setup, gateway, link) = start(&mqtt, &kafka, "block");
+    let values = &values()[..120];
+    link.publish("a/b", &values[0], 1);
+    kafka.wait_for_values("t", 0, &values[..1]);
+    kafka.stop(1);
+    link.publish_all("a/b", &values[1..100], 2);
+    link.wait_for_pubacks(&ids(1, 100));
+    kafka.set_topic_error("t", UNKNOWN_TOPIC);
+    kafka.restart(1);
+    gateway.wait_for_log("DEBUG", &["topic t", "to Parked"]);
+    link.publish_all("a/b", &values[100..], 101);
+    link.wait_for_pubacks(&ids(1, 120));
+    kafka.set_topic_error("t", 0);
+    kafka.wait_for_values("t", 0, values);
 }
 
 #[test]
