@@ -227,6 +227,20 @@ fn what_a_route_stored_before_it_was_parked_counts_for_no_share() {
     }
 }
 
+#[test]
+fn a_parked_route_leaves_room_for_others_where_the_disk_has_less_than_the_cap() {
+    let fs = MemFs::new(1);
+    let limits = Options { bytes_max: 10_000_000, free_bytes_min: 20_000, ..options() };
+    let (mut spool, _) = open(&fs, limits).unwrap();
+    fs.set_capacity(Some(fs.used() + 120_000));
+    spool.park("bad", true);
+    assert_eq!(fill(&mut spool, "bad"), (23, Limit::Parked), "a quarter of what there is room for");
+    let (stored, limit) = fill(&mut spool, "good");
+    assert_eq!(limit, Limit::FreeBytes);
+    assert!(stored > 60, "{stored}");
+    assert_eq!(fill(&mut spool, "bad"), (0, Limit::Parked), "no more when the disk is full");
+}
+
 fn set(positions: &[u32]) -> RecordSet {
     positions.iter().copied().collect()
 }

@@ -130,7 +130,8 @@ impl Run {
     fn append(&mut self, wanted: &[(usize, usize, bool)]) {
         let spool = self.spool.as_mut().unwrap();
         let next = spool.next.0;
-        let room = self.options.bytes_max;
+        let free = self.fs.free_bytes(Path::new(DIRECTORY)).unwrap();
+        let room = (spool.bytes() + free).min(self.options.bytes_max);
         match self.model.append(spool, wanted, room) {
             Ok(()) => {}
             Err((SpoolError::Full { .. } | SpoolError::Poisoned { .. }, known)) => {
