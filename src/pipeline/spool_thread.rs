@@ -107,6 +107,11 @@ pub enum NotKept {
     },
     /// The disk failed; try again later.
     Stopped,
+    /// A frame of this route is larger than the spool ever takes.
+    TooLarge {
+        /// The route.
+        topic: String,
+    },
 }
 
 /// Frames of a route.
@@ -311,6 +316,7 @@ impl SpoolThread {
 
     /// Opens the spool again if it was stopped.
     fn working(&mut self) -> Result<(), NotKept> {
+            SpoolError::TooLarge { topic, .. } => NotKept::TooLarge { topic: topic.clone() },
         let Some((since, retry_at)) = self.stopped else { return Ok(()) };
         let now = clock::now();
         if now < retry_at {

@@ -13,8 +13,8 @@ use super::segment::{self, Entry, Header, Index, file_name};
 use super::{Appended, DiskSpool, FrameId, Limit, Loss, NewFrame, Policy, SpoolError};
 use crate::fs::{Open, is_no_room};
 
-/// Most bytes of one append: what a caller gathers while one fdatasync lasts is a fraction of it.
-pub const APPEND_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most bytes of one append: the longest frame, and what a caller gathers while one fdatasync lasts, which is a fraction of it.
+pub const APPEND_BYTES_MAX: u64 = 192 * 1024 * 1024;
 /// Small frames are gathered to writes of this size.
 const WRITE_BYTES: usize = 256 * 1024;
 

@@ -65,6 +65,26 @@ fn after_an_outage_a_moment_without_metadata_loses_nothing() {
     kafka.wait_for_values("t", 0, values);
 }
 
+/// MQTT_MAX_PACKET_BYTES may be 64 MiB.
+#[test]
+fn the_largest_messages_are_stored_and_hold_nobody_back() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1).topic("other", 1));
+    kafka.stop(1);
+    let setup = Setup::new(&mqtt, &kafka)
+        .spooling()
+        .wildcards("a/#:t,o/#:other")
+        .set("MQTT_MAX_PACKET_BYTES", "67108864");
+    let gateway = setup.again().start();
+    let link = mqtt.session();
+    let mut rng = fastrand::Rng::with_seed(5);
+    let largest: String = (0..(64 << 20) - 64).map(|_| rng.alphanumeric()).collect();
+    link.publish("a/b", &largest, 1);
+    link.publish("o/1", "small", 2);
+    link.wait_for_pubacks(&ids(1, 2));
+    assert_eq!((spool_look::waiting(&setup, "t"), spool_look::waiting(&setup, "other")), (1, 1));
+    assert_eq!(gateway.log_of("ERROR"), Vec::<String>::new());
+}
+
 #[test]
 fn full_and_blocking_holds_acknowledgements_back_and_loses_nothing() {
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));

@@ -343,12 +343,16 @@ impl Backlog {
         self.insert_bytes += bytes;
         match why {
             // All or nothing was asked for: there may be room for a part.
-            NotKept::Full { .. } if chunks > 1 => {
+            NotKept::Full { .. } | NotKept::TooLarge { .. } if chunks > 1 => {
                 self.append_bytes = (bytes / 2).min(self.append_bytes / 2).max(1);
             }
             NotKept::Full { parked: Some(topic) } => self.reject_share(topic),
             NotKept::Full { parked: None } => {
                 self.drop_at_most_once(settling);
+                self.append_at = Some(now + RETRY_EVERY);
+            }
+            NotKept::TooLarge { topic } => {
+                self.reject_front(topic);
                 self.append_at = Some(now + RETRY_EVERY);
             }
             NotKept::Stopped => self.append_at = Some(now + RETRY_EVERY),
@@ -363,6 +367,15 @@ impl Backlog {
                 let reason = "Kafka refuses its topic, and that topic's share of the spool is used up";
                 self.rejected.push(Rejected { topic: topic.clone(), record, waiting, reason });
             }
+        }
+    }
+
+    /// No waiting makes room for what is larger than the spool takes: it must hold nobody back.
+    fn reject_front(&mut self, topic: &str) {
+        let Some((topic, route)) = self.routes.iter_mut().find(|(name, _)| ***name == *topic) else { return };
+        for (record, waiting) in route.chunks.pop_front().into_iter().flat_map(Chunk::into_records) {
+            let reason = "Kafka cannot take it now, and it is larger than the spool takes";
+            self.rejected.push(Rejected { topic: topic.clone(), record, waiting, reason });
         }
     }
 
