@@ -7,11 +7,13 @@ use std::sync::Arc;
 use super::catalog::Catalog;
 use super::checkpoint::{Checkpoint, Ranges, WriteError, encode_assigned, encode_done};
 use super::reader::Cache;
-use super::recovery::{Confirmed, Recovered, Report, failed, recover};
+use super::recovery::{Confirmed, Recovered, failed, recover};
+use super::report::Report;
 use super::segment::file_name;
 use super::writer::Active;
 use super::{
-    Appended, Assignment, Backlog, Frame, FrameId, Given, Limit, Loss, NewFrame, Options, SpoolError, Store,
+    Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Given, Limit, Loss, NewFrame, Options, SpoolError,
+    Store,
 };
 use super::{checkpoint, lock};
 use crate::fs::{Filesystem, Lock};
@@ -177,12 +179,17 @@ impl DiskSpool {
         for first in segments {
             // Of one whose index could not be read nobody asked frame by frame.
             if let Some(last) = self.catalog.segment(*first).map(|segment| segment.last) {
-                let ids: Vec<FrameId> = self.assigned.range(*first..=last).map(|(id, _)| *id).collect();
-                ids.iter().for_each(|id| drop(self.assigned.remove(id)));
+                self.forget_assigned(*first, last);
             }
             self.catalog.remove(*first);
         }
         Ok(())
+    }
+
+    /// Drops the batches that records of these frames were given to.
+    pub(super) fn forget_assigned(&mut self, first: FrameId, last: FrameId) {
+        let ids: Vec<FrameId> = self.assigned.range(first..=last).map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| drop(self.assigned.remove(id)));
     }
 
     /// Removes segments' files, durably.
@@ -323,6 +330,14 @@ impl Store for DiskSpool {
         records_max: u32,
     ) -> Result<Vec<Frame>, SpoolError> {
         self.next_frames(topic, after, bytes_max, records_max)
+    }
+
+    fn give_up(&mut self, segment: FrameId, frame: Option<FrameId>) -> Result<GaveUp, SpoolError> {
+        self.check_poison()?;
+        match frame {
+            Some(id) => self.give_up_frame(segment, id),
+            None => self.give_up_segment(segment),
+        }
     }
 
     fn backlog(&self, topic: &str) -> Backlog {

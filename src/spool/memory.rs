@@ -7,10 +7,11 @@ use bytes::Bytes;
 use super::checkpoint::Ranges;
 use super::quota::{asked, over_share};
 use super::record::{fits, frame_bytes, whole};
-use super::recovery::Report;
+use super::report::Report;
 use super::writer::add_loss;
 use super::{
-    Appended, Assignment, Backlog, Frame, FrameId, Limit, Loss, NewFrame, Options, Policy, SpoolError, Store,
+    Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Limit, Loss, NewFrame, Options, Policy,
+    SpoolError, Store,
 };
 
 #[derive(Debug, Default)]
@@ -175,6 +176,10 @@ impl Store for MemorySpool {
             taken
         });
         Ok(frames.cloned().collect())
+    }
+
+    fn give_up(&mut self, _: FrameId, _: Option<FrameId>) -> Result<GaveUp, SpoolError> {
+        Ok(GaveUp::default())
     }
 
     fn backlog(&self, topic: &str) -> Backlog {

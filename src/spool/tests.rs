@@ -116,6 +116,54 @@ fn a_spool_on_a_full_disk_opens_and_gives_its_space_back() {
 }
 
 #[test]
+fn a_full_disk_that_copies_on_write_opens_and_gives_its_space_back() {
+    let fs = MemFs::new(1);
+    let mut spool = new(&fs);
+    for _ in 0..10 {
+        spool.append(&[frame("a", &[1; 900])]).unwrap();
+    }
+    spool.ack(&[FrameId(10)]);
+    spool.checkpoint().unwrap();
+    drop(spool);
+    fs.set_copy_on_write(true);
+    fs.set_capacity(Some(fs.used()));
+    let (mut spool, report) = open(&fs, options()).unwrap();
+    let newest = segment::file_name(FrameId(9));
+    assert_eq!(report.not_rewritten, [checkpoint::NAME, &newest], "{report:?}");
+    assert_eq!(ids(&mut spool, "a"), (1..=9).collect::<Vec<_>>());
+    spool.ack(&(1..=9).map(FrameId).collect::<Vec<_>>());
+    spool.checkpoint().unwrap();
+    assert_eq!(segment_files(&fs), Vec::<String>::new());
+}
+
+/// Files that are named like the next segments and are none are left alone, and nothing is missing.
+#[test]
+fn foreign_files_with_the_names_of_the_next_segments_do_not_stop_the_spool() {
+    let fs = MemFs::new(1);
+    let mut spool = new(&fs);
+    spool.append(&[frame("a", b"first")]).unwrap();
+    let path = |number| Path::new(DIRECTORY).join(segment::file_name(FrameId(number)));
+    let foreign = fs.get(&path(1)).unwrap();
+    drop(spool);
+    fs.put(&path(2), &foreign);
+    fs.put(&path(3), b"a letter");
+    let (mut spool, report) = open(&fs, options()).unwrap();
+    assert_eq!(report.foreign, [segment::file_name(FrameId(2))]);
+    fs.put(&path(4), b"another");
+    for _ in 0..2 {
+        spool.append(&[frame("a", &[1; 3000])]).unwrap();
+    }
+    assert_eq!(ids(&mut spool, "a"), [1, 3, 5]);
+    assert_eq!((fs.get(&path(2)).unwrap(), fs.get(&path(4)).unwrap()), (foreign, b"another".to_vec()));
+    spool.checkpoint().unwrap();
+    drop(spool);
+    fs.power_loss();
+    let (mut spool, report) = open(&fs, options()).unwrap();
+    assert_eq!(report.missing, []);
+    assert_eq!(ids(&mut spool, "a"), [1, 3, 5]);
+}
+
+#[test]
 fn at_the_cap_block_refuses_and_drop_oldest_tells_exactly_what_went() {
     let fs = MemFs::new(1);
     let small = Options { bytes_max: 10_000, ..options() };
@@ -429,7 +477,10 @@ fn a_read_error_is_no_damage() {
     spool.append(&[frame("a", b"one")]).unwrap();
     fs.set_fail_reads(true);
     let failed = spool.next("a", FrameId(0), 100);
-    assert!(matches!(failed, Err(SpoolError::Unreadable { id: FrameId(1), .. })), "{failed:?}");
+    assert!(
+        matches!(failed, Err(SpoolError::Unreadable { segment: FrameId(1), frame: Some(FrameId(1)), .. })),
+        "{failed:?}"
+    );
     assert_eq!(spool.take_damage(), []);
     fs.set_fail_reads(false);
     assert_eq!(ids(&mut spool, "a"), [1]);

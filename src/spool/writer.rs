@@ -77,13 +77,12 @@ impl DiskSpool {
         if self.active.as_ref().is_some_and(|active| active.end + need > limit) {
             self.close_active()?;
         }
-        let first = self.active.as_ref().map_or(self.next, |active| active.first);
-        let name = file_name(first);
         let new = self.active.is_none();
         let begun = match self.active.take() {
             Some(active) => Ok(active),
-            None => self.begin(first),
+            None => self.begin(),
         };
+        let name = file_name(begun.as_ref().map_or(self.next, |active| active.first));
         let (file_end, result) = match &begun {
             Ok(active) => (active.end, self.write_frames(active, frames)),
             Err(_) => (0, Ok(0)),
@@ -101,8 +100,17 @@ impl DiskSpool {
         }
     }
 
-    fn begin(&self, first: FrameId) -> io::Result<Active> {
-        let file = self.fs.open(&self.directory.join(file_name(first)), Open::Create)?;
+    fn begin(&mut self) -> io::Result<Active> {
+        let (first, file) = loop {
+            match self.fs.open(&self.directory.join(file_name(self.next)), Open::Create) {
+                // Somebody else's file: it is left alone, and the number is used up.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.pending.insert(self.next.0, self.next.0);
+                    self.next.0 += 1;
+                }
+                file => break (self.next, file?),
+            }
+        };
         let loaded = Loaded { index: Index::default(), routes: Vec::new(), file };
         Ok(Active { first, loaded, locals: HashMap::new(), end: 0 })
     }

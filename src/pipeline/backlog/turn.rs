@@ -35,6 +35,7 @@ impl Backlog {
         if !self.routes.is_empty() {
             wake_at(self.update_modes(producer, now));
             self.refill(now);
+            wake_at(self.read_again_at(now));
             wake_at(self.push_restored(producer, now));
             wake_at(self.append_if_due(producer, stopping, now));
         }
@@ -94,6 +95,12 @@ impl Backlog {
             }
         }
         wake
+    }
+
+    /// When a route whose frames could not be read is to be read again.
+    fn read_again_at(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.routes.values().filter(|route| route.unread && route.mode == Mode::Draining);
+        waiting.map(|route| route.attempt_at).filter(|at| *at > now).min()
     }
 
     fn on_mode(&mut self, topic: &TopicName, before: Mode, producer: &mut Producer<Waiting>, now: Instant) {
