@@ -94,7 +94,7 @@ pub trait Filesystem: Send + Sync + Debug {
     /// # Errors
     /// The operating system's.
     fn open(&self, path: &Path, how: Open) -> io::Result<Box<dyn File>>;
-    /// Renames within a directory; what has the new name is replaced. Durable after [`Filesystem::sync_dir`].
+    /// Renames within the filesystem; what has the new name is replaced. Durable after [`Filesystem::sync_dir`] of both directories.
     ///
     /// # Errors
     /// The operating system's.

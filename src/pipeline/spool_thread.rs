@@ -24,7 +24,9 @@ use crate::clock;
 use crate::error::chain;
 use crate::kafka::protocol::TopicName;
 use crate::observe::throttle::Throttle;
-use crate::spool::{Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store};
+use crate::spool::{
+    Assignment, Frame, FrameId, GaveUp, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store,
+};
 
 /// Requests and replies that may wait: one of each kind, with room to spare.
 pub const CHANNEL_CAPACITY: usize = 8;
@@ -39,7 +41,7 @@ const FULL_FOR: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_millis(500);
 /// A slow disk is told this often.
 const TELL_SLOW_EVERY: Duration = Duration::from_secs(60);
-/// A frame that the disk does not give is tried for this long before it is counted as lost.
+/// What the disk does not give is tried for this long before it is counted as lost.
 const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 
 /// A frame to be kept.
@@ -110,6 +112,11 @@ pub enum NotKept {
         /// The route whose share is used up, if it is that.
         parked: Option<String>,
     },
+    /// A frame of this route is larger than the spool ever takes.
+    TooLarge {
+        /// The route.
+        topic: String,
+    },
     /// The disk failed; try again later.
     Stopped,
 }
@@ -171,7 +178,10 @@ pub struct SpoolThread {
     full: Option<(Instant, Instant)>,
     /// Since when the spool is stopped, and when it is to be opened again.
     stopped: Option<(Instant, Instant)>,
-    unreadable: BTreeMap<FrameId, Instant>,
+    /// What cannot be read, by segment and frame: since when, and when that was tried last.
+    unreadable: BTreeMap<(FrameId, Option<FrameId>), (Instant, Instant)>,
+    /// Frames that publish has and that are not done: records and messages. With their segment they are not lost.
+    given_out: BTreeMap<FrameId, (TopicName, u32, u32)>,
     slow_throttle: Throttle,
 }
 
@@ -190,6 +200,7 @@ impl SpoolThread {
             full: None,
             stopped: None,
             unreadable: BTreeMap::new(),
+            given_out: BTreeMap::new(),
             slow_throttle: Throttle::new(TELL_SLOW_EVERY),
         }
     }
@@ -206,7 +217,7 @@ impl SpoolThread {
             };
             match request {
                 Ok(request) => {
-                    let reply = self.carry_out(request);
+                    let reply = self.carry_out(request, clock::now());
                     self.tell_damage();
                     // Publish is gone: so is the channel of requests.
                     let _ = self.replies.send(reply);
@@ -223,17 +234,17 @@ impl SpoolThread {
         }
     }
 
-    fn carry_out(&mut self, request: SpoolRequest) -> SpoolReply {
+    fn carry_out(&mut self, request: SpoolRequest, now: Instant) -> SpoolReply {
         match request {
             SpoolRequest::Append(frames) => {
-                let (result, dropped) = self.append(&frames);
+                let (result, dropped) = self.append(&frames, now);
                 let given_up = GivenUp { losses: dropped, ranges: self.store.take_dropped_ranges() };
                 SpoolReply::Appended { result, given_up }
             }
             SpoolRequest::Keep { ticket, assignments } => {
                 let result = self.working().and_then(|()| match self.store.assign(&assignments) {
                     Ok(()) => Ok(()),
-                    Err(error) => Err(self.failed(&error)),
+                    Err(error) => Err(self.failed(&error, now)),
                 });
                 SpoolReply::Kept { ticket, result }
             }
@@ -243,7 +254,7 @@ impl SpoolThread {
                     if bytes >= bytes_max {
                         break;
                     }
-                    let frames = self.read(route);
+                    let frames = self.read(route, now);
                     bytes += frames.frames.iter().map(|frame| frame.body.len()).sum::<usize>();
                     read.push(frames);
                 }
@@ -259,7 +270,7 @@ impl SpoolThread {
         }
     }
 
-    fn append(&mut self, frames: &[FrameToKeep]) -> (Result<Vec<FrameId>, NotKept>, Vec<Loss>) {
+    fn append(&mut self, frames: &[FrameToKeep], now: Instant) -> (Result<Vec<FrameId>, NotKept>, Vec<Loss>) {
         if let Err(error) = self.working() {
             return (Err(error), Vec::new());
         }
@@ -270,9 +281,13 @@ impl SpoolThread {
         match appended {
             Ok(appended) => {
                 self.tell_room();
+                // Of what was sent, publish has the records.
+                for (id, frame) in appended.ids.iter().zip(frames).filter(|(_, frame)| frame.sent.is_some()) {
+                    self.given_out.insert(*id, (frame.topic.clone(), frame.records, frame.messages));
+                }
                 (Ok(appended.ids), appended.dropped)
             }
-            Err(error) => (Err(self.failed(&error)), self.store.take_damage()),
+            Err(error) => (Err(self.failed(&error, now)), self.store.take_damage()),
         }
     }
 
@@ -299,9 +314,12 @@ impl SpoolThread {
     }
 
     /// Notes and tells a failure, once an episode.
-    fn failed(&mut self, error: &SpoolError) -> NotKept {
-        let now = clock::now();
+    fn failed(&mut self, error: &SpoolError, now: Instant) -> NotKept {
         match error {
+            SpoolError::Unreadable { segment, frame, .. } => {
+                self.on_unreadable(error, (*segment, *frame), now);
+                NotKept::Stopped
+            }
             SpoolError::Full { limit: Limit::Parked, topic } => NotKept::Full { parked: topic.clone() },
             SpoolError::Full { .. } => {
                 if self.full.is_none() {
@@ -312,6 +330,7 @@ impl SpoolThread {
                 self.full = Some((self.full.map_or(now, |(since, _)| since), now));
                 NotKept::Full { parked: None }
             }
+            SpoolError::TooLarge { topic, .. } => NotKept::TooLarge { topic: topic.clone() },
             _ => {
                 if self.stopped.is_none() {
                     error!("{}: nothing more is acknowledged by it until it is opened again", chain(error));
@@ -345,40 +364,81 @@ impl SpoolThread {
         }
     }
 
-    fn read(&mut self, read: ReadFrames) -> FramesRead {
+    fn read(&mut self, read: ReadFrames, now: Instant) -> FramesRead {
         let ReadFrames { topic, after, bytes_max, records_max } = read;
         let frames = match self.store.next_within(&topic, after, bytes_max, records_max) {
             Ok(frames) => frames,
             Err(error) => {
-                self.on_unreadable(&error, &topic);
+                self.failed(&error, now);
                 return FramesRead { topic, frames: Vec::new(), caught_up: false };
             }
         };
+        for frame in &frames {
+            self.given_out.insert(frame.id, (topic.clone(), frame.records, frame.messages));
+        }
         let last = frames.last().map_or(after, |frame| frame.id);
         let caught_up = self.store.next(&topic, last, 1).is_ok_and(|more| more.is_empty());
         FramesRead { topic, frames, caught_up }
     }
 
     /// A disk that does not give a frame may give it later; what never comes must not hold up the rest for ever.
-    fn on_unreadable(&mut self, error: &SpoolError, topic: &str) {
-        let SpoolError::Unreadable { id, .. } = error else {
-            self.failed(error);
-            return;
-        };
-        let now = clock::now();
-        let since = *self.unreadable.entry(*id).or_insert(now);
-        if since == now {
+    fn on_unreadable(&mut self, error: &SpoolError, what: (FrameId, Option<FrameId>), now: Instant) {
+        // Where nobody tried for so long, it is another episode.
+        self.unreadable.retain(|_, (_, last)| now.saturating_duration_since(*last) < UNREADABLE_FOR);
+        let since = self.unreadable.get(&what).map(|(since, _)| *since);
+        if since.is_none() {
             error!("{}; trying again for {} s", chain(error), UNREADABLE_FOR.as_secs());
-        } else if now.saturating_duration_since(since) >= UNREADABLE_FOR {
-            error!("{topic}: {}: given up, its records are lost", chain(error));
-            self.unreadable.remove(id);
-            self.done(&[*id]);
+        }
+        let since = since.unwrap_or(now);
+        self.unreadable.insert(what, (since, now));
+        // A disk that takes nothing either may be away as a whole: it is waited for.
+        if now.saturating_duration_since(since) < UNREADABLE_FOR || self.stopped.is_some() {
+            return;
+        }
+        match self.store.give_up(what.0, what.1) {
+            Ok(gave_up) => {
+                self.unreadable.remove(&what);
+                self.undone_since.get_or_insert(now);
+                self.tell_gave_up(error, gave_up);
+            }
+            // It cannot be set aside either, or its index was readable when this began: tried for as long again.
+            Err(SpoolError::Unreadable { .. }) => drop(self.unreadable.remove(&what)),
+            Err(error) => {
+                self.failed(&error, now);
+            }
+        }
+    }
+
+    fn tell_gave_up(&self, error: &SpoolError, gave_up: GaveUp) {
+        let GaveUp { first, last, losses } = gave_up;
+        for Loss { topic, frames, records, messages } in losses {
+            let mut left = (frames, records, messages);
+            // What publish has is not lost. What was acknowledged while the index could not be read counts as lost all the same.
+            for (_, records, messages) in
+                self.given_out.range(first..=last).map(|(_, out)| out).filter(|(out, ..)| **out == *topic)
+            {
+                left.0 = left.0.saturating_sub(1);
+                left.1 = left.1.saturating_sub(u64::from(*records));
+                left.2 = left.2.saturating_sub(u64::from(*messages));
+            }
+            if left.0 > 0 {
+                error!(
+                    "{topic}: {}: given up, {} records of {} messages in {} frames are lost",
+                    chain(error),
+                    left.1,
+                    left.2,
+                    left.0
+                );
+            }
         }
     }
 
     fn done(&mut self, frames: &[FrameId]) {
         if frames.is_empty() {
             return;
+        }
+        for id in frames {
+            self.given_out.remove(id);
         }
         self.store.ack(frames);
         self.undone_since.get_or_insert_with(clock::now);
@@ -393,7 +453,7 @@ impl SpoolThread {
         match self.store.checkpoint() {
             Ok(()) => self.tell_room(),
             Err(error) => {
-                self.failed(&error);
+                self.failed(&error, clock::now());
                 self.undone_since = Some(clock::now());
             }
         }
@@ -430,3 +490,7 @@ pub fn tell(report: &Report) {
         warn!("spool: {line}");
     }
 }
+
+#[cfg(test)]
+#[path = "spool_thread_tests.rs"]
+mod tests;

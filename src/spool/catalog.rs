@@ -1,10 +1,12 @@
 //! What is in the spool, without the bodies: segments, which of their frames are done, and counters per route. Pure.
 //!
-//! Invariant: a route's counters are the sums over segments of its frames that are not done.
+//! Invariants: a route's counters are the sums over segments of its frames that are not done; what it holds of its share while Kafka
+//! refuses it is the sum over those of them that were stored while it was parked.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::checkpoint::Ranges;
 use super::segment::{Entry, Index};
 use super::{Backlog, FrameId, Loss};
 
@@ -24,6 +26,8 @@ pub struct Share {
     pub messages: u64,
     /// Their length, bytes.
     pub bytes: u64,
+    /// Of these, what was stored while the route was parked.
+    pub parked_bytes: u64,
     /// Arrival of the oldest record, done or not.
     pub oldest_ms: i64,
 }
@@ -80,7 +84,7 @@ impl Segment {
         self.shares.get(position).filter(|share| share.frames > 0)
     }
 
-    fn push(&mut self, entry: &Entry, route: RouteId, done: bool) {
+    fn push(&mut self, entry: &Entry, route: RouteId, done: bool, parked: bool) {
         if self.frames.is_multiple_of(64) {
             self.done.push(0);
         }
@@ -96,8 +100,9 @@ impl Segment {
         let position = match self.shares.binary_search_by_key(&route, |share| share.route) {
             Ok(position) => position,
             Err(position) => {
+                let oldest_ms = entry.oldest_ms;
                 let new =
-                    Share { route, frames: 0, records: 0, messages: 0, bytes: 0, oldest_ms: entry.oldest_ms };
+                    Share { route, frames: 0, records: 0, messages: 0, bytes: 0, parked_bytes: 0, oldest_ms };
                 self.shares.insert(position, new);
                 position
             }
@@ -107,6 +112,7 @@ impl Segment {
             share.records += u64::from(entry.records);
             share.messages += u64::from(entry.messages);
             share.bytes += u64::from(entry.bytes);
+            share.parked_bytes += if parked { u64::from(entry.bytes) } else { 0 };
             share.oldest_ms = share.oldest_ms.min(entry.oldest_ms);
         }
     }
@@ -118,7 +124,40 @@ struct Total {
     records: u64,
     messages: u64,
     bytes: u64,
+}
+
+/// Whether a route is limited to a share, and what it holds of it.
+#[derive(Debug, Clone, Default)]
+struct Parking {
     parked: bool,
+    /// The first frame that was stored since it was parked last.
+    from: Option<u64>,
+    /// The frames that were stored while it was parked, done or not; no other frame of the route lies between.
+    stored: Ranges,
+    /// Length of those that are not done, bytes.
+    bytes: u64,
+}
+
+impl Parking {
+    fn set(&mut self, parked: bool) {
+        self.parked = parked;
+        self.from = None;
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
+        if self.bytes == 0 {
+            self.stored.clear();
+        }
+    }
+
+    /// A new frame of the route is stored.
+    fn note(&mut self, id: FrameId) {
+        if self.parked {
+            self.tidy();
+            self.stored.insert(*self.from.get_or_insert(id.0), id.0);
+        }
+    }
 }
 
 /// See the module head.
@@ -127,6 +166,7 @@ pub struct Catalog {
     positions: HashMap<Arc<str>, RouteId>,
     names: Vec<Arc<str>>,
     totals: Vec<Total>,
+    parkings: Vec<Parking>,
     segments: BTreeMap<FrameId, Segment>,
     bytes: u64,
 }
@@ -142,6 +182,7 @@ impl Catalog {
         self.positions.insert(Arc::clone(&name), route);
         self.names.push(name);
         self.totals.push(Total::default());
+        self.parkings.push(Parking::default());
         route
     }
 
@@ -168,20 +209,32 @@ impl Catalog {
         self.segments.insert(first, segment);
         for entry in &index.entries {
             let route = routes.get(entry.topic as usize).copied().unwrap_or_default();
-            self.push(first, entry, route, is_done(entry.id));
+            self.enter(first, entry, route, is_done(entry.id));
         }
     }
 
-    /// Adds a frame to a segment.
-    pub fn push(&mut self, segment: FrameId, entry: &Entry, route: RouteId, done: bool) {
+    /// Adds a new frame to a segment.
+    pub fn push(&mut self, segment: FrameId, entry: &Entry, route: RouteId) {
+        if let Some(parking) = self.parkings.get_mut(route as usize) {
+            parking.note(entry.id);
+        }
+        self.enter(segment, entry, route, false);
+    }
+
+    fn enter(&mut self, segment: FrameId, entry: &Entry, route: RouteId, done: bool) {
         let Some(segment) = self.segments.get_mut(&segment) else { return };
-        segment.push(entry, route, done);
+        let parking = self.parkings.get_mut(route as usize);
+        let parking = parking.filter(|parking| !done && parking.stored.contains(entry.id.0));
+        segment.push(entry, route, done, parking.is_some());
         segment.last = segment.last.max(entry.id);
         if !done && let Some(total) = self.totals.get_mut(route as usize) {
             total.frames += 1;
             total.records += u64::from(entry.records);
             total.messages += u64::from(entry.messages);
             total.bytes += u64::from(entry.bytes);
+        }
+        if let Some(parking) = parking {
+            parking.bytes += u64::from(entry.bytes);
         }
     }
 
@@ -196,6 +249,9 @@ impl Catalog {
         }
         segment.live_frames -= 1;
         segment.live_bytes -= u64::from(entry.bytes);
+        let parking = self.parkings.get_mut(route as usize);
+        let parking = parking.filter(|parking| parking.stored.contains(entry.id.0));
+        let parked_bytes = if parking.is_some() { u64::from(entry.bytes) } else { 0 };
         if let Ok(at) = segment.shares.binary_search_by_key(&route, |share| share.route)
             && let Some(share) = segment.shares.get_mut(at)
         {
@@ -203,12 +259,16 @@ impl Catalog {
             share.records -= u64::from(entry.records);
             share.messages -= u64::from(entry.messages);
             share.bytes -= u64::from(entry.bytes);
+            share.parked_bytes -= parked_bytes;
         }
         if let Some(total) = self.totals.get_mut(route as usize) {
             total.frames -= 1;
             total.records -= u64::from(entry.records);
             total.messages -= u64::from(entry.messages);
             total.bytes -= u64::from(entry.bytes);
+        }
+        if let Some(parking) = parking {
+            parking.bytes -= parked_bytes;
         }
         true
     }
@@ -223,6 +283,9 @@ impl Catalog {
                 total.records -= share.records;
                 total.messages -= share.messages;
                 total.bytes -= share.bytes;
+            }
+            if let Some(parking) = self.parkings.get_mut(share.route as usize) {
+                parking.bytes -= share.parked_bytes;
             }
         }
     }
@@ -279,15 +342,15 @@ impl Catalog {
     /// Limits a route to its share, or lifts that.
     pub fn park(&mut self, topic: &str, parked: bool) {
         let route = self.route(topic);
-        if let Some(total) = self.totals.get_mut(route as usize) {
-            total.parked = parked;
+        if let Some(parking) = self.parkings.get_mut(route as usize) {
+            parking.set(parked);
         }
     }
 
-    /// Routes that are parked: names, and what they hold, bytes.
+    /// Routes that are parked: names, and what they hold of their shares, bytes.
     pub fn parked(&self) -> impl Iterator<Item = (&str, u64)> {
-        let parked = self.names.iter().zip(&self.totals).filter(|(_, total)| total.parked);
-        parked.map(|(name, total)| (&**name, total.bytes))
+        let parked = self.names.iter().zip(&self.parkings).filter(|(_, parking)| parking.parked);
+        parked.map(|(name, parking)| (&**name, parking.bytes))
     }
 
     /// What a route has.
@@ -311,8 +374,14 @@ impl Catalog {
         all.map(|(name, _)| (name.to_string(), self.backlog(name))).collect()
     }
 
-    /// Names of the parked routes, for a catalog that replaces this one.
-    pub fn parked_topics(&self) -> Vec<String> {
-        self.parked().map(|(name, _)| name.to_owned()).collect()
+    /// A catalog without segments in which the same routes are parked, and the same frames count as stored while they were.
+    pub fn emptied(&self) -> Catalog {
+        Catalog {
+            positions: self.positions.clone(),
+            names: self.names.clone(),
+            totals: vec![Total::default(); self.totals.len()],
+            parkings: self.parkings.iter().map(|parking| Parking { bytes: 0, ..parking.clone() }).collect(),
+            ..Catalog::default()
+        }
     }
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use super::catalog::Catalog;
 use super::checkpoint::{Checkpoint, Ranges, WriteError, encode_assigned, encode_done};
 use super::reader::Cache;
-use super::recovery::{Confirmed, Recovered, Report, failed, recover};
+use super::recovery::{Confirmed, Recovered, failed, recover};
+use super::report::Report;
 use super::segment::file_name;
 use super::writer::Active;
 use super::{
-    Appended, Assignment, Backlog, Frame, FrameId, Given, Limit, Loss, NewFrame, Options, SpoolError, Store,
+    Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Given, Limit, Loss, NewFrame, Options, SpoolError,
+    Store,
 };
 use super::{checkpoint, lock};
 use crate::fs::{Filesystem, Lock};
@@ -52,7 +54,7 @@ impl DiskSpool {
     ) -> Result<(DiskSpool, Report), SpoolError> {
         fs.create_dir(directory).map_err(failed(directory, "making", "it"))?;
         let lock = lock::take(fs.as_ref(), directory)?;
-        let recovered = recover(&fs, directory, None)?;
+        let recovered = recover(&fs, directory, None, Catalog::default())?;
         let segment_bytes = options.segment_bytes.clamp(4096, 1 << 30);
         let mut pending = Ranges::default();
         // Once told, they are not told again.
@@ -177,12 +179,17 @@ impl DiskSpool {
         for first in segments {
             // Of one whose index could not be read nobody asked frame by frame.
             if let Some(last) = self.catalog.segment(*first).map(|segment| segment.last) {
-                let ids: Vec<FrameId> = self.assigned.range(*first..=last).map(|(id, _)| *id).collect();
-                ids.iter().for_each(|id| drop(self.assigned.remove(id)));
+                self.forget_assigned(*first, last);
             }
             self.catalog.remove(*first);
         }
         Ok(())
+    }
+
+    /// Drops the batches that records of these frames were given to.
+    pub(super) fn forget_assigned(&mut self, first: FrameId, last: FrameId) {
+        let ids: Vec<FrameId> = self.assigned.range(first..=last).map(|(id, _)| *id).collect();
+        ids.iter().for_each(|id| drop(self.assigned.remove(id)));
     }
 
     /// Removes segments' files, durably.
@@ -325,6 +332,14 @@ impl Store for DiskSpool {
         self.next_frames(topic, after, bytes_max, records_max)
     }
 
+    fn give_up(&mut self, segment: FrameId, frame: Option<FrameId>) -> Result<GaveUp, SpoolError> {
+        self.check_poison()?;
+        match frame {
+            Some(id) => self.give_up_frame(segment, id),
+            None => self.give_up_segment(segment),
+        }
+    }
+
     fn backlog(&self, topic: &str) -> Backlog {
         self.catalog.backlog(topic)
     }
@@ -356,13 +371,11 @@ impl Store for DiskSpool {
         self.cache = Cache::default();
         let confirmed = Confirmed { next: self.next, checkpoint_to: self.checkpoint.unconfirmed_from() };
         let Recovered { catalog, checkpoint, contents, next, mut report, finished } =
-            recover(&self.fs, &self.directory, Some(confirmed))?;
+            recover(&self.fs, &self.directory, Some(confirmed), self.catalog.emptied())?;
         // What was done and could not be written down is not missing.
         let missing = report.missing.iter().flat_map(|(first, last)| self.pending.gaps(*first, *last));
         report.missing = missing.collect();
-        let parked = self.catalog.parked_topics();
         self.catalog = catalog;
-        parked.iter().for_each(|topic| self.catalog.park(topic, true));
         self.checkpoint = checkpoint;
         self.assigned = contents.assigned;
         self.next = next;

@@ -57,11 +57,13 @@ pub enum SpoolError {
         #[source]
         source: Option<io::Error>,
     },
-    /// A frame cannot be read now. Reading may be tried again; to go on without it, acknowledge it and count it as lost.
-    #[error("frame {} in {file} cannot be read", id.0)]
+    /// A frame, or all of a segment, cannot be read now. Reading may be tried again; to go on without it: [`super::Store::give_up`].
+    #[error("{}{file} cannot be read", part(*frame))]
     Unreadable {
-        /// The frame.
-        id: super::FrameId,
+        /// The segment.
+        segment: super::FrameId,
+        /// The frame, if the segment's index could be read.
+        frame: Option<super::FrameId>,
         /// Where.
         file: String,
         /// Why.
@@ -97,6 +99,10 @@ pub enum SpoolError {
         /// Its version.
         version: u32,
     },
+}
+
+fn part(frame: Option<super::FrameId>) -> String {
+    frame.map_or_else(String::new, |id| format!("frame {} in ", id.0))
 }
 
 impl SpoolError {

@@ -8,8 +8,9 @@ use std::io;
 use std::path::Path;
 
 use super::checkpoint::{self, Contents, Unread};
+use super::quarantine::QUARANTINE;
 use super::record::{FrameHeader, decode};
-use super::recovery::{QUARANTINE, failed};
+use super::recovery::failed;
 use super::scan::scan;
 use super::segment::{self, Entry, Header, HeaderFound, Index};
 use super::{Backlog, FrameId, Given, SpoolError, lock};

@@ -1,16 +1,17 @@
 //! The spool without a disk (DB_PERSIST_PATH is absent): the same rules, and the end of the process is the end of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
 use super::checkpoint::Ranges;
 use super::quota::{asked, over_share};
 use super::record::{fits, frame_bytes, whole};
-use super::recovery::Report;
+use super::report::Report;
 use super::writer::add_loss;
 use super::{
-    Appended, Assignment, Backlog, Frame, FrameId, Limit, Loss, NewFrame, Options, Policy, SpoolError, Store,
+    Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Limit, Loss, NewFrame, Options, Policy,
+    SpoolError, Store,
 };
 
 #[derive(Debug, Default)]
@@ -18,6 +19,9 @@ struct Route {
     backlog: Backlog,
     frames: BTreeMap<FrameId, Frame>,
     parked: bool,
+    /// Stored while it was parked, and their length, bytes.
+    while_parked: BTreeSet<FrameId>,
+    parked_bytes: u64,
 }
 
 /// A spool in memory. Its cap is [`Options::bytes_max`], counted as on a disk.
@@ -54,6 +58,9 @@ impl MemorySpool {
         backlog.records -= u64::from(frame.records);
         backlog.messages -= u64::from(frame.messages);
         backlog.bytes -= bytes;
+        if route.while_parked.remove(&id) {
+            route.parked_bytes -= bytes;
+        }
         self.bytes -= bytes;
         if route.frames.is_empty() && !route.parked {
             self.routes.remove(&topic);
@@ -84,7 +91,7 @@ impl Store for MemorySpool {
         }
         let parked = self.routes.iter().filter(|(_, route)| route.parked);
         let held: BTreeMap<&str, u64> =
-            parked.map(|(topic, route)| (topic.as_str(), route.backlog.bytes)).collect();
+            parked.map(|(topic, route)| (topic.as_str(), route.parked_bytes)).collect();
         if let Some(topic) = over_share(self.options.bytes_max, &held, &asked(frames)) {
             return Err(SpoolError::Full { limit: Limit::Parked, topic: Some(topic) });
         }
@@ -117,6 +124,10 @@ impl Store for MemorySpool {
             route.backlog.records += u64::from(frame.records);
             route.backlog.messages += u64::from(frame.messages);
             route.backlog.bytes += bytes_of(&frame);
+            if route.parked {
+                route.while_parked.insert(frame.id);
+                route.parked_bytes += bytes_of(&frame);
+            }
             self.bytes += bytes_of(&frame);
             self.by_id.insert(frame.id, frame.topic.clone());
             route.frames.insert(frame.id, frame);
@@ -165,6 +176,10 @@ impl Store for MemorySpool {
             taken
         });
         Ok(frames.cloned().collect())
+    }
+
+    fn give_up(&mut self, _: FrameId, _: Option<FrameId>) -> Result<GaveUp, SpoolError> {
+        Ok(GaveUp::default())
     }
 
     fn backlog(&self, topic: &str) -> Backlog {

@@ -18,7 +18,7 @@
 //! 00000000000000000001.seg    frames 1 to n, then an index        (segment, record)
 //! 000000000000000nnnnn.seg    the newest, appended to
 //! checkpoint                  which frames are done, and batches given later     (checkpoint)
-//! quarantine/                 copies of what was damaged
+//! quarantine/                 copies of what was damaged, segments that could not be read
 //! ```
 //! The bytes are in docs/spool-format.md.
 //!
@@ -40,11 +40,13 @@ pub mod error;
 pub mod inspect;
 pub mod lock;
 pub mod memory;
+pub mod quarantine;
 pub mod quota;
 pub mod reader;
 pub mod record;
 pub mod record_set;
 pub mod recovery;
+pub mod report;
 pub mod scan;
 pub mod segment;
 pub mod writer;
@@ -53,7 +55,7 @@ pub use disk::DiskSpool;
 pub use error::{Limit, SpoolError};
 pub use memory::MemorySpool;
 pub use record_set::RecordSet;
-pub use recovery::Report;
+pub use report::Report;
 
 use bytes::Bytes;
 
@@ -181,6 +183,17 @@ pub struct Loss {
     pub messages: u64,
 }
 
+/// What [`Store::give_up`] did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GaveUp {
+    /// The first of the numbers that are gone.
+    pub first: FrameId,
+    /// The last of them.
+    pub last: FrameId,
+    /// What was not done of them, by route; among it may be frames that were given out before.
+    pub losses: Vec<Loss>,
+}
+
 /// What [`Store::append`] did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Appended {
@@ -270,6 +283,13 @@ pub trait Store: Send {
         bytes_max: usize,
         records_max: u32,
     ) -> Result<Vec<Frame>, SpoolError>;
+
+    /// Goes on without what could not be read: a frame, or all frames of a segment, whose file is set aside in the quarantine. What can
+    /// be read by now is not given up.
+    ///
+    /// # Errors
+    /// [`SpoolError::Unreadable`], [`SpoolError::Poisoned`].
+    fn give_up(&mut self, segment: FrameId, frame: Option<FrameId>) -> Result<GaveUp, SpoolError>;
 
     /// What a route has.
     fn backlog(&self, topic: &str) -> Backlog;

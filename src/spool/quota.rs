@@ -2,8 +2,12 @@
 //!
 //! The cap and the floor of free space are for all routes together: in an outage every route may need all of it. A route that
 //! Kafka refuses while it takes the others ("parked") is another matter: it waits for a person, perhaps for days. Each parked
-//! route may hold a quarter of the cap and all of them half, so that half is there for the next outage. That is asked of the
-//! frames that are not done; what is done and pinned by them goes when room is needed ([`super::compact`]).
+//! route may hold a quarter of the cap and all of them half, so that half is there for the next outage; where the disk has less room
+//! than the cap, a quarter and half of that. That is asked of the frames that are not done; what is done and pinned by them goes when room is needed ([`super::compact`]).
+//!
+//! Only what was stored while the route was parked counts: for some seconds after an outage Kafka may not know its topics, and the
+//! outage's backlog may be far more than a share. Of a route that is parked again and again, all such times count, as long as what
+//! was stored in them is not done. Nothing is parked when the spool is opened.
 
 use std::collections::BTreeMap;
 
@@ -11,42 +15,45 @@ use super::record::frame_bytes;
 use super::writer::add_loss;
 use super::{DiskSpool, Limit, Loss, NewFrame, Policy, SpoolError};
 
-/// A parked route may hold the cap divided by this.
+/// A parked route may hold what there is room for divided by this.
 const PARKED_ONE: u64 = 4;
-/// All parked routes may hold the cap divided by this.
+/// All parked routes may hold what there is room for divided by this.
 const PARKED_ALL: u64 = 2;
 
 /// Whether parked routes would hold more than their share: the one that would.
 ///
-/// `held` is what each parked route holds, `asked` what it would get, bytes.
-pub fn over_share(bytes_max: u64, held: &BTreeMap<&str, u64>, asked: &BTreeMap<&str, u64>) -> Option<String> {
+/// `room` is what the spool may take, `held` what each parked route holds of its share, `asked` what it would get, bytes.
+pub fn over_share(room: u64, held: &BTreeMap<&str, u64>, asked: &BTreeMap<&str, u64>) -> Option<String> {
     let mut all: u64 = held.values().sum();
     for (topic, bytes) in asked {
         let Some(own) = held.get(topic) else { continue };
         all += bytes;
-        if own + bytes > bytes_max / PARKED_ONE || all > bytes_max / PARKED_ALL {
+        if own + bytes > room / PARKED_ONE || all > room / PARKED_ALL {
             return Some((*topic).to_owned());
         }
     }
     None
 }
 
-/// The shares as they are asked for by frames.
+/// The shares as they are asked for by frames. A copy of what was sent has no part in them: nothing else could be done with it, and
+/// there are few, but the acknowledgements of all routes wait for it.
 pub fn asked<'a>(frames: &[NewFrame<'a>]) -> BTreeMap<&'a str, u64> {
     let mut asked = BTreeMap::new();
-    for frame in frames {
+    for frame in frames.iter().filter(|frame| frame.identity.is_none()) {
         *asked.entry(frame.topic).or_default() += frame_bytes(frame) as u64;
     }
     asked
 }
 
 impl DiskSpool {
-    pub(super) fn check_shares(&self, frames: &[NewFrame<'_>]) -> Result<(), SpoolError> {
-        let held: BTreeMap<&str, u64> = self.catalog.parked().collect();
-        if held.is_empty() {
+    pub(super) fn check_shares(&mut self, frames: &[NewFrame<'_>]) -> Result<(), SpoolError> {
+        let asked = asked(frames);
+        if !self.catalog.parked().any(|(topic, _)| asked.contains_key(topic)) {
             return Ok(());
         }
-        match over_share(self.options.bytes_max, &held, &asked(frames)) {
+        let room = self.room()?;
+        let held: BTreeMap<&str, u64> = self.catalog.parked().collect();
+        match over_share(room, &held, &asked) {
             Some(topic) => Err(SpoolError::Full { limit: Limit::Parked, topic: Some(topic) }),
             None => Ok(()),
         }
@@ -64,6 +71,13 @@ impl DiskSpool {
             }
         }
         Ok(())
+    }
+
+    /// What the spool may take: SPOOL_MAX_BYTES, or what is there and what the disk has room for, if that is less.
+    fn room(&mut self) -> Result<u64, SpoolError> {
+        let used = self.catalog.bytes() + self.checkpoint.bytes();
+        let all = used.saturating_add(self.free_bytes()?).saturating_sub(self.options.free_bytes_min);
+        Ok(all.min(self.options.bytes_max))
     }
 
     fn free_bytes(&mut self) -> Result<u64, SpoolError> {

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::catalog::RouteId;
+use super::quarantine::{quarantine, set_aside};
 use super::record::frame;
-use super::recovery::quarantine;
 use super::scan::scan;
 use super::segment::{Entry, Index, file_name};
-use super::{DiskSpool, Frame, FrameId, Loss, SpoolError};
+use super::{DiskSpool, Frame, FrameId, GaveUp, Loss, SpoolError};
 use crate::fs::{File, Filesystem, Open};
 
 /// How many closed segments are held open with their indexes: routes that drain are rarely further apart. With 8 MiB and frames
@@ -77,8 +77,9 @@ impl DiskSpool {
         let active = self.active.as_ref().is_some_and(|active| active.first == first);
         if !active && !self.cache.touch(first) {
             let name = file_name(first);
-            let (index, file) = load(&self.fs, &self.directory.join(&name), first)
-                .map_err(|source| SpoolError::Unreadable { id: first, file: name, source })?;
+            let (index, file) = load(&self.fs, &self.directory.join(&name), first).map_err(|source| {
+                SpoolError::Unreadable { segment: first, frame: None, file: name, source }
+            })?;
             let routes = self.catalog.routes_of(&index);
             self.cache.hold(first, Loaded { index, routes, file });
         }
@@ -147,7 +148,14 @@ impl DiskSpool {
 
     /// Reads a frame; None if it is damaged, which is then on record.
     fn read(&mut self, first: FrameId, position: usize) -> Result<Option<Frame>, SpoolError> {
-        let unreadable = |id| move |source| SpoolError::Unreadable { id, file: file_name(first), source };
+        let unreadable = |id| {
+            move |source| SpoolError::Unreadable {
+                segment: first,
+                frame: Some(id),
+                file: file_name(first),
+                source,
+            }
+        };
         let loaded = self.loaded(first)?;
         let Some(entry) = loaded.index.entries.get(position).copied() else { return Ok(None) };
         let mut bytes = vec![0; entry.bytes as usize];
@@ -162,6 +170,41 @@ impl DiskSpool {
                 Ok(None)
             }
         }
+    }
+
+    /// See [`super::Store::give_up`].
+    pub(super) fn give_up_frame(&mut self, segment: FrameId, id: FrameId) -> Result<GaveUp, SpoolError> {
+        let loaded = self.loaded(segment)?;
+        let Some(position) = loaded.index.position(id) else { return Ok(GaveUp::default()) };
+        let Some(entry) = loaded.index.entries.get(position).copied() else { return Ok(GaveUp::default()) };
+        let topic = loaded.index.topics.get(entry.topic as usize).cloned().unwrap_or_default();
+        // Counted by itself, not with the damage that is yet to be told.
+        let damage = std::mem::take(&mut self.damage);
+        self.damaged(segment, position, &entry, topic);
+        let losses = std::mem::replace(&mut self.damage, damage);
+        Ok(GaveUp { first: id, last: id, losses })
+    }
+
+    /// See [`super::Store::give_up`].
+    pub(super) fn give_up_segment(&mut self, first: FrameId) -> Result<GaveUp, SpoolError> {
+        let Some(last) = self.catalog.segment(first).map(|segment| segment.last) else {
+            return Ok(GaveUp::default());
+        };
+        if self.loaded(first).is_ok() {
+            return Ok(GaveUp::default());
+        }
+        let losses = self.catalog.losses(first);
+        let name = file_name(first);
+        // Set aside before its numbers are written down as done, or the next start would take it for finished and remove it.
+        if let Err(source) = set_aside(self.fs.as_ref(), &self.directory, &name) {
+            return Err(SpoolError::Unreadable { segment: first, frame: None, file: name, source });
+        }
+        self.pending.insert(first.0, last.0);
+        self.deferred.retain(|id| !(first..=last).contains(id));
+        self.forget_assigned(first, last);
+        self.forget(first);
+        self.catalog.remove(first);
+        Ok(GaveUp { first, last, losses })
     }
 
     /// Copies a damaged frame to the quarantine, counts it, and passes over it from now on.

@@ -13,8 +13,9 @@ pub const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"TGFR");
 pub const HEADER_BYTES: usize = 72;
 /// Longest topic, bytes. Kafka's limit is 249.
 pub const TOPIC_BYTES_MAX: usize = 1024;
-/// Longest body, bytes: four times the largest MQTT packet the gateway takes by default, and far below what 32 bits hold.
-pub const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Longest body, bytes: half more than the largest MQTT packet that the gateway can be told to take (MQTT_MAX_PACKET_BYTES), and than
+/// the largest Kafka batch (KAFKA_BATCH_BYTES), which are 64 MiB; far below what 32 bits hold.
+pub const BODY_BYTES_MAX: usize = 96 * 1024 * 1024;
 
 const CRC_AT: usize = 4;
 const CRC_END: usize = 8;

@@ -9,7 +9,8 @@
 //!
 //! Afterwards the newest segment and the checkpoint are written again, byte for byte, and synced, so that they stay what they
 //! were found to be: after a sync that failed, what is read from the page cache may not be on the disk, and no later sync brings it
-//! there unless it is written again. The newest segment is closed: the next append begins a new one.
+//! there unless it is written again. A disk that is full and writes nothing in place (copy on write) does not take that: the spool
+//! opens without, and says so, as only giving frames out makes room. The newest segment is closed: the next append begins a new one.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,88 +19,12 @@ use std::sync::Arc;
 
 use super::catalog::{Catalog, Segment};
 use super::checkpoint::{self, Checkpoint, Contents, Unread};
+use super::quarantine::{QUARANTINE, quarantine};
+use super::report::Report;
 use super::scan::{Damaged, scan};
 use super::segment::{self, Header, HeaderFound, Index};
 use super::{FrameId, Given, Loss, SpoolError, lock};
 use crate::fs::{File, Filesystem, Open};
-
-/// Folder of copies of what was damaged.
-pub const QUARANTINE: &str = "quarantine";
-/// The quarantine takes no more than this, bytes: damage is counted all the same.
-const QUARANTINE_BYTES_MAX: u64 = 16 << 20;
-
-/// What was found at the start.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// Segments that are kept.
-    pub segments: u64,
-    /// Frames in them that are not done.
-    pub frames: u64,
-    /// Records in those.
-    pub records: u64,
-    /// Torn tail: file, and how many bytes were cut from its end. They were never confirmed.
-    pub cut: Option<(String, u64)>,
-    /// Damage: file, offset, length in bytes.
-    pub damaged: Vec<(String, u64, u64)>,
-    /// Records known to be lost by damage, by route.
-    pub lost: Vec<Loss>,
-    /// Frame numbers of which nothing tells where they went: first and last.
-    pub missing: Vec<(u64, u64)>,
-    /// Segments without a sound index that should have one; they were read instead.
-    pub indexes_rebuilt: u64,
-    /// Segments removed because all their frames are done, or are in a merged segment.
-    pub removed: u64,
-    /// Whether there is a backlog but no readable checkpoint: frames that were done may be sent again.
-    pub checkpoint_lost: bool,
-    /// Bytes of the checkpoint that are damaged.
-    pub checkpoint_damaged_bytes: u64,
-    /// Files that are not the spool's. They are left alone.
-    pub foreign: Vec<String>,
-}
-
-impl Report {
-    /// What an operator should know, a sentence each; nothing after a clean stop or a plain kill.
-    pub fn lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some((file, bytes)) = &self.cut {
-            lines.push(format!(
-                "{file}: cut {bytes} bytes of an unfinished write, which was never acknowledged"
-            ));
-        }
-        for (file, offset, bytes) in &self.damaged {
-            lines.push(format!("{file}: {bytes} damaged bytes at {offset} skipped, see {QUARANTINE}/"));
-        }
-        for loss in &self.lost {
-            let Loss { topic, frames, records, messages } = loss;
-            lines.push(format!(
-                "{topic}: {records} records of {messages} messages in {frames} damaged frames are lost"
-            ));
-        }
-        for (first, last) in &self.missing {
-            lines.push(format!(
-                "frames {first} to {last} are missing: a segment file, or the end of one, is gone"
-            ));
-        }
-        if self.indexes_rebuilt > 0 {
-            lines.push(format!("{} segments had no sound index and were read whole", self.indexes_rebuilt));
-        }
-        if self.checkpoint_lost {
-            lines.push(
-                "the checkpoint is gone or damaged: what Kafka had already may be sent again".to_owned(),
-            );
-        }
-        if self.checkpoint_damaged_bytes > 0 {
-            lines.push(format!(
-                "{} bytes of the checkpoint are damaged: some frames may be sent again",
-                self.checkpoint_damaged_bytes
-            ));
-        }
-        for file in &self.foreign {
-            lines.push(format!("{file} does not belong to the spool and is left alone"));
-        }
-        lines
-    }
-}
 
 /// What is known for certain when the spool is opened again in the same process.
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +66,7 @@ struct Recovery<'a> {
     finished: Vec<(u64, u64)>,
 }
 
-/// Opens a directory that this process has locked.
+/// Opens a directory that this process has locked. The catalog that is filled has no segments yet.
 ///
 /// # Errors
 /// [`SpoolError::Open`], [`SpoolError::Version`].
@@ -149,12 +74,13 @@ pub fn recover(
     fs: &Arc<dyn Filesystem>,
     directory: &Path,
     confirmed: Option<Confirmed>,
+    catalog: Catalog,
 ) -> Result<Recovered, SpoolError> {
     let mut recovery = Recovery {
         fs,
         directory,
         confirmed,
-        catalog: Catalog::default(),
+        catalog,
         contents: Contents::default(),
         has_checkpoint: false,
         report: Report::default(),
@@ -165,7 +91,7 @@ pub fn recover(
     let names = recovery.names()?;
     let checkpoint = recovery.read_checkpoint()?;
     let mut merged_to = FrameId(0);
-    let newest = names.last().copied();
+    let newest = recovery.newest(&names)?;
     for first in names {
         if first <= merged_to {
             recovery.remove(first)?;
@@ -187,32 +113,6 @@ pub(super) fn failed<'a>(
         doing,
         file: file.to_owned(),
         source,
-    }
-}
-
-/// Copies bytes of a file to the quarantine, as far as there is room. A failure is none of the spool: what is damaged is lost
-/// either way.
-pub(super) fn quarantine(
-    fs: &dyn Filesystem,
-    directory: &Path,
-    file: &dyn File,
-    name: &str,
-    offset: u64,
-    bytes: u64,
-) {
-    let folder = directory.join(QUARANTINE);
-    let _ = fs.create_dir(&folder);
-    let held: u64 = fs.list(&folder).unwrap_or_default().iter().map(|entry| entry.bytes).sum();
-    let Ok(length) = usize::try_from(bytes) else { return };
-    if held.saturating_add(bytes) > QUARANTINE_BYTES_MAX {
-        return;
-    }
-    let mut content = vec![0; length];
-    let Ok(read) = file.read_at(&mut content, offset) else { return };
-    content.truncate(read);
-    if let Ok(copy) = fs.open(&folder.join(format!("{name}-{offset}")), Open::Create) {
-        let _ = copy.write_at(&content, 0).and_then(|()| copy.sync_data());
-        let _ = fs.sync_dir(&folder);
     }
 }
 
@@ -259,6 +159,25 @@ impl Recovery<'_> {
         Ok(names)
     }
 
+    /// The newest segment: a foreign file may have a higher number.
+    fn newest(&self, names: &[FrameId]) -> Result<Option<FrameId>, SpoolError> {
+        for first in names.iter().rev() {
+            let name = segment::file_name(*first);
+            let file = self.fs.open(&self.path(&name), Open::Read).map_err(self.failed("opening", &name))?;
+            let header = self.header(file.as_ref(), &name)?;
+            if !matches!(header, HeaderFound::Sound(header) if header.first != *first) {
+                return Ok(Some(*first));
+            }
+        }
+        Ok(None)
+    }
+
+    fn header(&self, file: &dyn File, name: &str) -> Result<HeaderFound, SpoolError> {
+        let mut head = [0; segment::HEADER_BYTES as usize];
+        let read = file.read_at(&mut head, 0).map_err(self.failed("reading", name))?;
+        Ok(Header::parse(head.get(..read).unwrap_or_default()))
+    }
+
     fn read_checkpoint(&mut self) -> Result<Option<Box<dyn File>>, SpoolError> {
         let name = checkpoint::NAME;
         let file = match self.fs.open(&self.path(name), Open::Write) {
@@ -278,8 +197,7 @@ impl Recovery<'_> {
                 self.has_checkpoint = true;
                 // Also when it is not longer: it may have been cut before, and the cut lost with a sync that failed.
                 file.set_bytes(self.contents.end).map_err(self.failed("cutting", name))?;
-                rewrite(file.as_ref(), self.contents.end).map_err(self.failed("writing", name))?;
-                file.sync_data().map_err(self.failed("syncing", name))?;
+                self.rewrite(file.as_ref(), name, self.contents.end)?;
                 Ok(Some(file))
             }
             Err(Unread::Version(version)) => Err(SpoolError::Version { file: name.to_owned(), version }),
@@ -288,6 +206,19 @@ impl Recovery<'_> {
                 self.fs.remove(&self.path(name)).map_err(self.failed("removing", name))?;
                 Ok(None)
             }
+        }
+    }
+
+    /// Writes a file once more and syncs it.
+    fn rewrite(&mut self, file: &dyn File, name: &str, end: u64) -> Result<(), SpoolError> {
+        let written = rewrite(file, end).map_err(|error| ("writing", error));
+        match written.and_then(|()| file.sync_data().map_err(|error| ("syncing", error))) {
+            Ok(()) => Ok(()),
+            Err((_, error)) if crate::fs::is_no_room(&error) => {
+                self.report.not_rewritten.push(name.to_owned());
+                Ok(())
+            }
+            Err((doing, error)) => Err(self.failed(doing, name)(error)),
         }
     }
 
@@ -302,9 +233,7 @@ impl Recovery<'_> {
     fn read_segment(&mut self, first: FrameId, newest: bool) -> Result<Option<FrameId>, SpoolError> {
         let name = segment::file_name(first);
         let file = self.fs.open(&self.path(&name), Open::Write).map_err(self.failed("opening", &name))?;
-        let mut head = vec![0; Header { first, merged_to: None }.encode().len()];
-        file.read_at(&mut head, 0).map_err(self.failed("reading", &name))?;
-        let header = match Header::parse(&head) {
+        let header = match self.header(file.as_ref(), &name)? {
             HeaderFound::Version(version) => return Err(SpoolError::Version { file: name, version }),
             HeaderFound::Sound(header) if header.first == first => Some(header),
             HeaderFound::Sound(_) => {
@@ -385,9 +314,8 @@ impl Recovery<'_> {
         }
         file.set_bytes(found.end).map_err(self.failed("cutting", name))?;
         if newest {
-            rewrite(file, found.end).map_err(self.failed("writing", name))?;
-            // Before the index: a segment with an index is not written again at the next start.
-            file.sync_data().map_err(self.failed("syncing", name))?;
+            // Synced before the index is written: a segment with an index is not written again at the next start.
+            self.rewrite(file, name, found.end)?;
         }
         let sealed = self.seal(file, name, &found.index, found.end)?;
         Ok(Some((found.index, found.end, sealed)))

@@ -116,6 +116,54 @@ fn a_spool_on_a_full_disk_opens_and_gives_its_space_back() {
 }
 
 #[test]
+fn a_full_disk_that_copies_on_write_opens_and_gives_its_space_back() {
+    let fs = MemFs::new(1);
+    let mut spool = new(&fs);
+    for _ in 0..10 {
+        spool.append(&[frame("a", &[1; 900])]).unwrap();
+    }
+    spool.ack(&[FrameId(10)]);
+    spool.checkpoint().unwrap();
+    drop(spool);
+    fs.set_copy_on_write(true);
+    fs.set_capacity(Some(fs.used()));
+    let (mut spool, report) = open(&fs, options()).unwrap();
+    let newest = segment::file_name(FrameId(9));
+    assert_eq!(report.not_rewritten, [checkpoint::NAME, &newest], "{report:?}");
+    assert_eq!(ids(&mut spool, "a"), (1..=9).collect::<Vec<_>>());
+    spool.ack(&(1..=9).map(FrameId).collect::<Vec<_>>());
+    spool.checkpoint().unwrap();
+    assert_eq!(segment_files(&fs), Vec::<String>::new());
+}
+
+/// Files that are named like the next segments and are none are left alone, and nothing is missing.
+#[test]
+fn foreign_files_with_the_names_of_the_next_segments_do_not_stop_the_spool() {
+    let fs = MemFs::new(1);
+    let mut spool = new(&fs);
+    spool.append(&[frame("a", b"first")]).unwrap();
+    let path = |number| Path::new(DIRECTORY).join(segment::file_name(FrameId(number)));
+    let foreign = fs.get(&path(1)).unwrap();
+    drop(spool);
+    fs.put(&path(2), &foreign);
+    fs.put(&path(3), b"a letter");
+    let (mut spool, report) = open(&fs, options()).unwrap();
+    assert_eq!(report.foreign, [segment::file_name(FrameId(2))]);
+    fs.put(&path(4), b"another");
+    for _ in 0..2 {
+        spool.append(&[frame("a", &[1; 3000])]).unwrap();
+    }
+    assert_eq!(ids(&mut spool, "a"), [1, 3, 5]);
+    assert_eq!((fs.get(&path(2)).unwrap(), fs.get(&path(4)).unwrap()), (foreign, b"another".to_vec()));
+    spool.checkpoint().unwrap();
+    drop(spool);
+    fs.power_loss();
+    let (mut spool, report) = open(&fs, options()).unwrap();
+    assert_eq!(report.missing, []);
+    assert_eq!(ids(&mut spool, "a"), [1, 3, 5]);
+}
+
+#[test]
 fn at_the_cap_block_refuses_and_drop_oldest_tells_exactly_what_went() {
     let fs = MemFs::new(1);
     let small = Options { bytes_max: 10_000, ..options() };
@@ -185,6 +233,60 @@ fn a_parked_route_pins_no_segments_and_cannot_fill_the_spool() {
     drop(spool);
     fs.power_loss();
     assert_eq!(ids(&mut new(&fs), "parked"), parked);
+}
+
+/// Stores frames of a route until one is refused; gives how many were stored and the limit.
+fn fill(store: &mut dyn Store, topic: &str) -> (u64, Limit) {
+    for count in 0.. {
+        match store.append(&[frame(topic, &[1; 1000])]) {
+            Ok(_) => {}
+            Err(SpoolError::Full { limit, .. }) => return (count, limit),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn what_a_route_stored_before_it_was_parked_counts_for_no_share() {
+    let fs = MemFs::new(1);
+    let mut disk = new(&fs);
+    let mut memory = MemorySpool::new(options());
+    for spool in [&mut disk as &mut dyn Store, &mut memory] {
+        let outage: Vec<FrameId> =
+            (0..40).map(|_| spool.append(&[frame("a", &[1; 1000])]).unwrap().ids[0]).collect();
+        spool.park("a", true);
+        let (stored, limit) = fill(spool, "a");
+        assert_eq!((stored, limit), (23, Limit::Parked), "a quarter, on top of the outage's backlog");
+        // Reopened, taken for a moment, refused again: what was stored while it was refused counts still, and nothing else.
+        spool.reopen().unwrap();
+        spool.park("a", false);
+        spool.append(&[frame("a", &[1; 1000])]).unwrap();
+        spool.park("a", true);
+        assert_eq!(fill(spool, "a"), (0, Limit::Parked));
+        spool.ack(&outage);
+        assert_eq!(
+            fill(spool, "a"),
+            (0, Limit::Parked),
+            "what is done of the outage makes no room in the share"
+        );
+        spool.ack(&[FrameId(41), FrameId(42)]);
+        assert_eq!(fill(spool, "a"), (2, Limit::Parked));
+    }
+}
+
+#[test]
+fn a_parked_route_leaves_room_for_others_where_the_disk_has_less_than_the_cap() {
+    let fs = MemFs::new(1);
+    let limits = Options { bytes_max: 10_000_000, free_bytes_min: 20_000, ..options() };
+    let (mut spool, _) = open(&fs, limits).unwrap();
+    fs.set_capacity(Some(fs.used() + 120_000));
+    spool.park("bad", true);
+    assert_eq!(fill(&mut spool, "bad"), (23, Limit::Parked), "a quarter of what there is room for");
+    let (stored, limit) = fill(&mut spool, "good");
+    assert_eq!(limit, Limit::FreeBytes);
+    assert!(stored > 60, "{stored}");
+    assert_eq!(fill(&mut spool, "bad"), (0, Limit::Parked), "no more when the disk is full");
 }
 
 fn set(positions: &[u32]) -> RecordSet {
@@ -375,7 +477,10 @@ fn a_read_error_is_no_damage() {
     spool.append(&[frame("a", b"one")]).unwrap();
     fs.set_fail_reads(true);
     let failed = spool.next("a", FrameId(0), 100);
-    assert!(matches!(failed, Err(SpoolError::Unreadable { id: FrameId(1), .. })), "{failed:?}");
+    assert!(
+        matches!(failed, Err(SpoolError::Unreadable { segment: FrameId(1), frame: Some(FrameId(1)), .. })),
+        "{failed:?}"
+    );
     assert_eq!(spool.take_damage(), []);
     fs.set_fail_reads(false);
     assert_eq!(ids(&mut spool, "a"), [1]);

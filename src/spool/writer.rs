@@ -13,8 +13,8 @@ use super::segment::{self, Entry, Header, Index, file_name};
 use super::{Appended, DiskSpool, FrameId, Limit, Loss, NewFrame, Policy, SpoolError};
 use crate::fs::{Open, is_no_room};
 
-/// Most bytes of one append: what a caller gathers while one fdatasync lasts is a fraction of it.
-pub const APPEND_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// Most bytes of one append: the longest frame, and what a caller gathers while one fdatasync lasts, which is a fraction of it.
+pub const APPEND_BYTES_MAX: u64 = 192 * 1024 * 1024;
 /// Small frames are gathered to writes of this size.
 const WRITE_BYTES: usize = 256 * 1024;
 
@@ -77,13 +77,12 @@ impl DiskSpool {
         if self.active.as_ref().is_some_and(|active| active.end + need > limit) {
             self.close_active()?;
         }
-        let first = self.active.as_ref().map_or(self.next, |active| active.first);
-        let name = file_name(first);
         let new = self.active.is_none();
         let begun = match self.active.take() {
             Some(active) => Ok(active),
-            None => self.begin(first),
+            None => self.begin(),
         };
+        let name = file_name(begun.as_ref().map_or(self.next, |active| active.first));
         let (file_end, result) = match &begun {
             Ok(active) => (active.end, self.write_frames(active, frames)),
             Err(_) => (0, Ok(0)),
@@ -101,8 +100,17 @@ impl DiskSpool {
         }
     }
 
-    fn begin(&self, first: FrameId) -> io::Result<Active> {
-        let file = self.fs.open(&self.directory.join(file_name(first)), Open::Create)?;
+    fn begin(&mut self) -> io::Result<Active> {
+        let (first, file) = loop {
+            match self.fs.open(&self.directory.join(file_name(self.next)), Open::Create) {
+                // Somebody else's file: it is left alone, and the number is used up.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.pending.insert(self.next.0, self.next.0);
+                    self.next.0 += 1;
+                }
+                file => break (self.next, file?),
+            }
+        };
         let loaded = Loaded { index: Index::default(), routes: Vec::new(), file };
         Ok(Active { first, loaded, locals: HashMap::new(), end: 0 })
     }
@@ -180,7 +188,7 @@ impl DiskSpool {
                 topic,
             };
             active.loaded.index.entries.push(entry);
-            self.catalog.push(first, &entry, route, false);
+            self.catalog.push(first, &entry, route);
             ids.push(self.next);
             self.next.0 += 1;
             at += bytes;

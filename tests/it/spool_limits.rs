@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::kafka_broker::{Act, Api, Cluster, Gate};
+use crate::support::kafka_broker::{Act, Api, Cluster, Gate, Release};
 use crate::support::mqtt_broker::{Link, MqttBroker, ids, numbered};
 use crate::support::process::{Gateway, Setup};
 use crate::support::{spool_look, wait};
 
 const MAX_BYTES: u64 = 1 << 20;
 const COUNT: usize = 500;
+const UNKNOWN_TOPIC: i16 = 3;
 const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
 /// Nothing that a codec makes much smaller; together twice what the spool takes.
@@ -41,6 +42,47 @@ fn bytes_on_disk(setup: &Setup) -> u64 {
         .filter_map(|entry| entry.unwrap().metadata().ok())
         .map(|data| data.len())
         .sum()
+}
+
+/// Kafka comes back after a long outage and for some seconds does not know its topics yet. The outage's backlog is far more
+/// than a topic that Kafka refuses may hold.
+#[test]
+fn after_an_outage_a_moment_without_metadata_loses_nothing() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    let (_setup, gateway, link) = start(&mqtt, &kafka, "block");
+    let values = &values()[..120];
+    link.publish("a/b", &values[0], 1);
+    kafka.wait_for_values("t", 0, &values[..1]);
+    kafka.stop(1);
+    link.publish_all("a/b", &values[1..100], 2);
+    link.wait_for_pubacks(&ids(1, 100));
+    kafka.set_topic_error("t", UNKNOWN_TOPIC);
+    kafka.restart(1);
+    gateway.wait_for_log("DEBUG", &["topic t", "to Parked"]);
+    link.publish_all("a/b", &values[100..], 101);
+    link.wait_for_pubacks(&ids(1, 120));
+    kafka.set_topic_error("t", 0);
+    kafka.wait_for_values("t", 0, values);
+}
+
+/// MQTT_MAX_PACKET_BYTES may be 64 MiB.
+#[test]
+fn the_largest_messages_are_stored_and_hold_nobody_back() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1).topic("other", 1));
+    kafka.stop(1);
+    let setup = Setup::new(&mqtt, &kafka)
+        .spooling()
+        .wildcards("a/#:t,o/#:other")
+        .set("MQTT_MAX_PACKET_BYTES", "67108864");
+    let gateway = setup.again().start();
+    let link = mqtt.session();
+    let mut rng = fastrand::Rng::with_seed(5);
+    let largest: String = (0..(64 << 20) - 64).map(|_| rng.alphanumeric()).collect();
+    link.publish("a/b", &largest, 1);
+    link.publish("o/1", "small", 2);
+    link.wait_for_pubacks(&ids(1, 2));
+    assert_eq!((spool_look::waiting(&setup, "t"), spool_look::waiting(&setup, "other")), (1, 1));
+    assert_eq!(gateway.log_of("ERROR"), Vec::<String>::new());
 }
 
 #[test]
@@ -205,4 +247,43 @@ fn what_was_sent_and_cannot_be_stored_stays_in_front_of_what_came_later_when_kaf
     values.remove(1);
     kafka.wait_for_values("t", 0, &values);
     link.wait_for_pubacks(&ids(1, 12));
+}
+
+/// Two refused topics have used up what such may have; a third is refused while the spool is full.
+#[test]
+fn a_refused_topic_without_a_share_left_costs_no_processor_and_holds_nothing() {
+    let mqtt = MqttBroker::start();
+    let topics = ["p1", "p2", "c", "d", "e"];
+    let kafka = topics.iter().fold(Cluster::start_as(Release::V4, 3), |kafka, topic| kafka.topic(topic, 1));
+    kafka.move_leader("d", 0, 2);
+    kafka.move_leader("e", 0, 3);
+    kafka.set_topic_error("p1", TOPIC_AUTHORIZATION_FAILED);
+    kafka.set_topic_error("p2", TOPIC_AUTHORIZATION_FAILED);
+    let setup = Setup::new(&mqtt, &kafka)
+        .spooling()
+        .wildcards("p1/#:p1,p2/#:p2,c/#:c,d/#:d,e/#:e")
+        .set("SPOOL_MAX_BYTES", &MAX_BYTES.to_string())
+        .set("SPOOL_SEGMENT_BYTES", "65536");
+    let mut gateway = setup.again().start();
+    let link = mqtt.session();
+    let values = values();
+    link.publish("c/1", "first", 1);
+    kafka.wait_for_values("c", 0, &["first"]);
+    link.publish_all("p1/1", &values[..80], 2);
+    link.publish_all("p2/1", &values[..80], 82);
+    link.wait_for_pubacks(&ids(1, 161));
+    // The rest of the spool is taken by a topic whose broker is down.
+    kafka.stop(2);
+    link.publish_all("d/1", &values[..200], 162);
+    gateway.wait_for_log("ERROR", &["the spool is full"]);
+    kafka.when(Api::Produce, usize::MAX, Act::Error(TOPIC_AUTHORIZATION_FAILED), |call| call.topic == "c");
+    link.publish("c/1", "second", 362);
+    gateway.wait_for_log("DEBUG", &["topic c", "to Parked"]);
+    gateway.assert_idle("full, and a refused topic's message has no place");
+    // There is room again, and another topic wants it.
+    kafka.restart(2);
+    kafka.wait_for_values("d", 0, &values[..200]);
+    kafka.stop(3);
+    link.publish("e/1", "stored", 363);
+    link.wait_for_pubacks(&ids(1, 363));
 }

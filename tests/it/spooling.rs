@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use crate::support::kafka_broker::{Act, Api, Cluster, Gate, Release};
 use crate::support::mqtt_broker::{Link, MqttBroker, ids, numbered};
 use crate::support::process::{Gateway, Setup};
-use crate::support::wait;
+use crate::support::{spool_look, wait};
 
 const TOPIC_AUTHORIZATION_FAILED: i16 = 29;
 
@@ -371,4 +371,36 @@ fn a_folder_that_another_running_gateway_has_ends_the_start_with_one_sentence() 
     assert!(first.is_running());
     publish_and_settle(&link, "a/b", &numbered("v", 3), 1);
     ring.kafka.wait_for_values("t", 0, &numbered("v", 3));
+}
+
+/// A disk that does not give a segment now is asked again soon, though nothing else happens.
+#[test]
+fn a_segment_that_cannot_be_read_for_a_moment_is_read_again_and_nothing_is_lost() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    kafka.stop(1);
+    let setup = Setup::new(&mqtt, &kafka)
+        .spooling()
+        .wildcards("a/#:t")
+        .set("SPOOL_SEGMENT_BYTES", "65536")
+        .set("INVOKE_LATENCY_SEC", "600");
+    let gateway = setup.again().start();
+    let link = mqtt.session();
+    let mut rng = fastrand::Rng::with_seed(3);
+    let value =
+        |number: usize| (0..4096).map(|_| rng.alphanumeric()).collect::<String>() + &number.to_string();
+    let values: Vec<String> = (0..200).map(value).collect();
+    for (part, from) in values.chunks(5).zip((1_u16..).step_by(5)) {
+        link.publish_all("a/b", part, from);
+        link.wait_for_pubacks(&ids(1, usize::from(from) + 4));
+    }
+    let mut segments = spool_look::segments(&setup);
+    segments.sort();
+    let second = setup.folder().join(spool_look::FOLDER).join(&segments[1]);
+    let away = setup.folder().join("away");
+    fs::rename(&second, &away).unwrap();
+    kafka.restart(1);
+    gateway.wait_for_log("ERROR", &[&segments[1], "cannot be read", "trying again"]);
+    fs::rename(&away, &second).unwrap();
+    kafka.wait_for_values("t", 0, &values);
+    spool_look::wait_until_empty(&setup);
 }

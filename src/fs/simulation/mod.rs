@@ -7,7 +7,8 @@
 //!   a later write to one may survive an earlier write to another. The order of what survives within a file is kept.
 //! - Entries of a directory (creation, renaming, removal) since the last sync of the directory: each on its own is kept or
 //!   dropped, in order. So a synced file may have no name, and a removed one may be back.
-//! - *No room*: a write beyond the capacity writes what fits and fails with ENOSPC.
+//! - *No room*: a write beyond the capacity writes what fits and fails with ENOSPC. With *copy on write* also a write in place needs
+//!   room for all of it, for a moment.
 //! - *Failed sync*: EIO, and what was not synced is then as after a power loss, though the reader of the page cache still sees it:
 //!   the pages count as clean, so the next sync succeeds and saves nothing of them.
 //! - *Failed write*: half of it is written, then EIO. *Failed read*: EIO.
@@ -70,6 +71,7 @@ struct State {
     locks: BTreeSet<PathBuf>,
     next_inode: u64,
     capacity: Option<u64>,
+    copy_on_write: bool,
     read_only: bool,
     fail_syncs_after: Option<u32>,
     fail_writes_after: Option<u32>,
@@ -233,6 +235,11 @@ impl MemFs {
         self.state().fail_reads = fail;
     }
 
+    /// Whether what is written in place needs room.
+    pub fn set_copy_on_write(&self, copy: bool) {
+        self.state().copy_on_write = copy;
+    }
+
     /// Whether the disk is mounted read-only.
     pub fn set_read_only(&self, read_only: bool) {
         self.state().read_only = read_only;
@@ -301,8 +308,8 @@ impl File for MemFile {
         let mut fits = bytes.len();
         let mut failure = None;
         if let Some(capacity) = state.capacity {
-            let grows = |n: usize, seen: usize| (at + n).saturating_sub(seen) as u64;
-            let seen = state.inodes[&self.inode].seen.len();
+            let grows = |n: usize, seen: usize| (at + n).saturating_sub(seen).min(n) as u64;
+            let seen = if state.copy_on_write { 0 } else { state.inodes[&self.inode].seen.len() };
             let room = capacity.saturating_sub(state.used());
             if grows(bytes.len(), seen) > room {
                 fits =
@@ -463,9 +470,8 @@ impl Filesystem for MemFs {
         let inside = |at: &Path| at.parent() == Some(path);
         let (synced, rest) =
             std::mem::take(&mut state.pending_entries).into_iter().partition(|change| match change {
-                EntryChange::Set(at, _) | EntryChange::Remove(at) | EntryChange::Rename(at, _, _) => {
-                    inside(at)
-                }
+                EntryChange::Set(at, _) | EntryChange::Remove(at) => inside(at),
+                EntryChange::Rename(from, to, _) => inside(from) || inside(to),
             });
         state.pending_entries = rest;
         let synced: Vec<EntryChange> = synced;

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use log::error;
 
 use super::{Backlog, Rejected, Resident, Route};
 use crate::kafka::compression::Compression;
@@ -42,19 +41,19 @@ const CLOSING_APPENDS: u32 = 3;
 /// But no longer than this: Mosquitto's queue of 1,000 messages is full after a second at 1,000 a second.
 const CLOSING_MAX: Duration = Duration::from_millis(800);
 /// An append that failed is tried again after this long.
-const RETRY_EVERY: Duration = Duration::from_secs(1);
+pub(super) const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// Records of one route that become one frame.
 #[derive(Debug)]
 pub(super) struct Chunk {
     /// When its first record came.
-    since: Instant,
-    records: Records,
-    waiting: Vec<Waiting>,
+    pub since: Instant,
+    pub records: Records,
+    pub waiting: Vec<Waiting>,
 }
 
 #[derive(Debug)]
-enum Records {
+pub(super) enum Records {
     Open(BatchBuilder),
     /// An append of it failed.
     Sealed(SealedBatch),
@@ -70,7 +69,7 @@ impl Chunk {
         }
     }
 
-    fn seal(self) -> (SealedBatch, Vec<Waiting>) {
+    pub fn seal(self) -> (SealedBatch, Vec<Waiting>) {
         let sealed = match self.records {
             // Keys and header names repeat, so even values that do not compress cost the card less.
             Records::Open(builder) => builder.seal(Compression::Lz4),
@@ -80,7 +79,7 @@ impl Chunk {
     }
 
     /// The records, without the mark of restored ones: they were never stored.
-    fn into_records(self) -> Vec<(Record, Waiting)> {
+    pub fn into_records(self) -> Vec<(Record, Waiting)> {
         let (sealed, waiting) = self.seal();
         let mut records = sealed.records().expect("a batch that was sealed here can be read back");
         for record in &mut records {
@@ -367,70 +366,7 @@ impl Backlog {
         }
         self.first_insert.get_or_insert(now);
         self.insert_bytes += bytes;
-        match why {
-            // All or nothing was asked for: there may be room for a part.
-            NotKept::Full { .. } if chunks > 1 => {
-                self.append_bytes = (bytes / 2).min(self.append_bytes / 2).max(1);
-            }
-            NotKept::Full { parked: Some(topic) } => self.reject_share(topic),
-            NotKept::Full { parked: None } => {
-                self.drop_at_most_once(settling);
-                self.append_at = Some(now + RETRY_EVERY);
-            }
-            NotKept::Stopped => self.append_at = Some(now + RETRY_EVERY),
-        }
-    }
-
-    /// A parked route has its share of the spool: its new messages must not hold back the others' acknowledgements.
-    fn reject_share(&mut self, topic: &str) {
-        let Some((topic, route)) = self.routes.iter_mut().find(|(name, _)| ***name == *topic) else { return };
-        for chunk in std::mem::take(&mut route.chunks) {
-            for (record, waiting) in chunk.into_records() {
-                let reason = "Kafka refuses its topic, and that topic's share of the spool is used up";
-                self.rejected.push(Rejected { topic: topic.clone(), record, waiting, reason });
-            }
-        }
-    }
-
-    /// The spool is full: nothing waits for messages of QoS 0 but our memory.
-    fn drop_at_most_once(&mut self, settling: &mut Vec<Settled>) {
-        let mut dropped = Vec::new();
-        for route in self.routes.values_mut() {
-            let any = |chunk: &Chunk| chunk.waiting.iter().any(Waiting::is_at_most_once);
-            if !route.chunks.iter().any(any) {
-                continue;
-            }
-            for chunk in std::mem::take(&mut route.chunks) {
-                if !any(&chunk) {
-                    route.chunks.push_back(chunk);
-                    continue;
-                }
-                let since = chunk.since;
-                let (sealed, all) = chunk.seal();
-                let records = sealed.records().expect("a batch that was sealed here can be read back");
-                let mut kept = BatchBuilder::new();
-                let mut waiting = Vec::new();
-                for (record, waits) in records.iter().zip(all) {
-                    if waits.is_at_most_once() {
-                        dropped.push(waits);
-                    } else {
-                        with_record_ref(record, |record| kept.append(record));
-                        waiting.push(waits);
-                    }
-                }
-                if !waiting.is_empty() {
-                    route.chunks.push_back(Chunk { since, records: Records::Open(kept), waiting });
-                }
-            }
-        }
-        if dropped.is_empty() {
-            return;
-        }
-        let count = dropped.len() as u64;
-        if self.counters.dropped_at_most_once.fetch_add(count, Relaxed) == 0 {
-            error!("messages of QoS 0 are dropped while the spool is full");
-        }
-        dropped.into_iter().for_each(|waiting| self.free(waiting, settling));
+        self.on_refused_append(why, chunks, bytes, settling, now);
     }
 
     /// The backlog is in Kafka's hands: what waited to be appended follows it directly.

@@ -14,6 +14,7 @@
 //! - memory: `chunks` holds what is in hand; what is resident of the spool is bounded by INVOKE_MAX_GOROUTINE and, for what was
 //!   in flight when Kafka went away, by the in-hand limit.
 
+mod full;
 mod insert;
 mod restore;
 mod turn;

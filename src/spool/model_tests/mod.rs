@@ -48,7 +48,7 @@ fn action() -> impl Strategy<Value = Action> {
         8 => (0..50_usize, 1..40_usize, prop::option::of(0..TOPICS.len()))
             .prop_map(|(nth, count, route)| Action::Ack { nth, count, route }),
         5 => Just(Action::Checkpoint),
-        1 => (0..TOPICS.len(), any::<bool>()).prop_map(|(route, parked)| Action::Park { route, parked }),
+        2 => (0..TOPICS.len(), any::<bool>()).prop_map(|(route, parked)| Action::Park { route, parked }),
         1 => Just(Action::Reopen),
         2 => Just(Action::Restart),
         3 => Just(Action::PowerLoss),
@@ -112,7 +112,7 @@ impl Run {
                 Err(SpoolError::Full { .. }) => {}
                 Err(_) => self.reopen(),
             },
-            Action::Park { route, parked } => spool.park(TOPICS[*route], *parked),
+            Action::Park { route, parked } => self.model.park(spool, *route, *parked),
             Action::Reopen => self.reopen(),
             Action::Restart => self.after_crash(false),
             Action::PowerLoss => self.after_crash(true),
@@ -130,7 +130,9 @@ impl Run {
     fn append(&mut self, wanted: &[(usize, usize, bool)]) {
         let spool = self.spool.as_mut().unwrap();
         let next = spool.next.0;
-        match self.model.append(spool, wanted) {
+        let free = self.fs.free_bytes(Path::new(DIRECTORY)).unwrap();
+        let room = (spool.bytes() + free).min(self.options.bytes_max);
+        match self.model.append(spool, wanted, room) {
             Ok(()) => {}
             Err((SpoolError::Full { .. } | SpoolError::Poisoned { .. }, known)) => {
                 self.limbo.extend((next..).zip(known));
@@ -171,6 +173,7 @@ impl Run {
 
     fn after_crash(&mut self, power_loss: bool) {
         self.spool = None;
+        self.model.forget_parked();
         if power_loss {
             self.fs.power_loss();
         }
@@ -248,14 +251,14 @@ fn run_in_memory(options: Options, actions: &[Action]) {
     let (mut spool, mut model) = (MemorySpool::new(options), Model::default());
     for action in actions {
         match action {
-            Action::Append(frames) => match model.append(&mut spool, frames) {
+            Action::Append(frames) => match model.append(&mut spool, frames, options.bytes_max) {
                 Ok(()) | Err((SpoolError::Full { .. }, _)) => {}
                 Err((error, _)) => panic!("{error}"),
             },
             Action::Assign { nth, picks } => model.assign(&mut spool, *nth, picks).unwrap(),
             Action::Ack { nth, count, route } => model.ack(&mut spool, *nth, *count, *route),
             Action::Checkpoint => spool.checkpoint().unwrap(),
-            Action::Park { route, parked } => spool.park(TOPICS[*route], *parked),
+            Action::Park { route, parked } => model.park(&mut spool, *route, *parked),
             _ => {}
         }
         model.check_exactly(&mut spool);

@@ -23,6 +23,10 @@ pub(super) struct Model {
     pub acked: BTreeMap<u64, Known>,
     /// Every number that was ever confirmed.
     pub highest: u64,
+    /// Routes that are parked.
+    parked: BTreeSet<usize>,
+    /// Stored while their route was parked: what of these is live counts for its share.
+    while_parked: BTreeSet<u64>,
     /// Batches, but for the records in them; a number is a position plus 1, and the base sequence.
     batches: Vec<Given>,
     stamp: u64,
@@ -63,11 +67,41 @@ impl Known {
 }
 
 impl Model {
-    /// Appends; an error is given with the frames that were not confirmed.
+    pub fn park(&mut self, store: &mut dyn Store, route: usize, parked: bool) {
+        store.park(TOPICS[route], parked);
+        if parked {
+            self.parked.insert(route)
+        } else {
+            self.parked.remove(&route)
+        };
+    }
+
+    /// In a new process nothing is parked, and what is there counts for no share.
+    pub fn forget_parked(&mut self) {
+        self.parked.clear();
+        self.while_parked.clear();
+    }
+
+    /// The routes of these frames, of which none was sent, that would hold more than a parked route may, or than all of them may.
+    fn over_share(&self, frames: &[&Known], room: u64) -> BTreeSet<usize> {
+        let bytes = |known: &Known| record::frame_bytes(&known.new_frame(None)) as u64;
+        let counted = self.live.iter().filter(|(id, _)| self.while_parked.contains(id));
+        let all: Vec<&Known> = counted.map(|(_, known)| known).chain(frames.iter().copied()).collect();
+        let held = |route: usize| -> u64 {
+            all.iter().filter(|known| known.topic == route).map(|known| bytes(known)).sum()
+        };
+        let asked: BTreeSet<usize> = frames.iter().map(|known| known.topic).collect();
+        let asked: BTreeSet<usize> = asked.intersection(&self.parked).copied().collect();
+        let all_over = self.parked.iter().map(|route| held(*route)).sum::<u64>() > room / 2;
+        asked.into_iter().filter(|route| all_over || held(*route) > room / 4).collect()
+    }
+
+    /// Appends; an error is given with the frames that were not confirmed. `room` is what the store may take, bytes.
     pub fn append(
         &mut self,
         store: &mut dyn Store,
         wanted: &[(usize, usize, bool)],
+        room: u64,
     ) -> Result<(), (SpoolError, Vec<Known>)> {
         let (mut known, mut sent_as) = (Vec::new(), Vec::new());
         for (topic, bytes, sent) in wanted {
@@ -86,18 +120,30 @@ impl Model {
         }
         let frames: Vec<NewFrame<'_>> =
             known.iter().zip(&sent_as).map(|(known, sent)| known.new_frame(*sent)).collect();
-        match store.append(&frames) {
+        let appended = store.append(&frames);
+        let unsent = known.iter().zip(&sent_as).filter(|(_, sent)| sent.is_none());
+        let unsent: Vec<&Known> = unsent.map(|(known, _)| known).collect();
+        let over = self.over_share(&unsent, room);
+        match appended {
             Ok(appended) => {
+                assert_eq!(over, BTreeSet::new(), "a parked route has no more than its share");
                 assert_eq!(appended.ids.len(), known.len());
                 for (id, known) in appended.ids.iter().zip(known) {
                     assert!(id.0 > self.highest, "numbers ascend and are not used twice");
                     self.highest = id.0;
+                    if self.parked.contains(&known.topic) {
+                        self.while_parked.insert(id.0);
+                    }
                     self.live.insert(id.0, known);
                 }
                 self.dropped(store, &appended.dropped, true);
                 Ok(())
             }
             Err(error) => {
+                if let SpoolError::Full { limit: Limit::Parked, topic } = &error {
+                    let told = TOPICS.iter().position(|name| Some(*name) == topic.as_deref());
+                    assert!(told.is_some_and(|route| over.contains(&route)), "{topic:?} of {over:?}");
+                }
                 let lost = store.take_damage();
                 self.dropped(store, &lost, false);
                 Err((error, known))
