@@ -141,9 +141,9 @@ impl Route {
         }
     }
 
-    /// Its backlog may be read.
-    fn is_restoring(&self) -> bool {
-        matches!(self.mode, Mode::Draining | Mode::Parked)
+    /// A part of a batch of an earlier process was read: the rest is wanted whatever the limits are.
+    fn is_gathering(&self) -> bool {
+        self.gathering && !self.sent_before.is_empty() && matches!(self.mode, Mode::Draining | Mode::Parked)
     }
 
     /// Kafka has taken nothing of what is in flight for a while, though it takes the topic.

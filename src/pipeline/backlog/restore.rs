@@ -60,7 +60,7 @@ impl Backlog {
                 Mode::Live | Mode::Spooling => false,
             };
             let few = route.restored.is_empty() && route.in_flight < self.options.in_flight_min;
-            route.unread && ((may && few) || (route.gathering && route.is_restoring()))
+            route.unread && ((may && few) || route.is_gathering())
         };
         let mut topics: Vec<(u64, &TopicName)> = Vec::new();
         let mut later: Option<Instant> = None;
@@ -81,7 +81,7 @@ impl Backlog {
         let read = topics.iter().map(|(_, topic)| {
             let route = self.routes.get(*topic);
             let after = route.map_or_else(Default::default, |route| route.cursor);
-            let probe = route.is_some_and(|route| route.mode == Mode::Parked && !route.gathering);
+            let probe = route.is_some_and(|route| route.mode == Mode::Parked && !route.is_gathering());
             let (bytes_max, records_max) = if probe { (1, 1) } else { (READ_BYTES, records_max) };
             ReadFrames { topic: (*topic).clone(), after, bytes_max, records_max }
         });
@@ -103,7 +103,8 @@ impl Backlog {
         let mut caught_up = caught_up;
         for frame in frames {
             // What compresses well is larger than what was read: the rest is read again.
-            let full = |route: &Route| !route.gathering && route.resident_bytes >= RESIDENT_BYTES_MAX / 2;
+            let full =
+                |route: &Route| !route.is_gathering() && route.resident_bytes >= RESIDENT_BYTES_MAX / 2;
             if self.routes.get(&topic).is_some_and(full) {
                 caught_up = false;
                 break;
