@@ -56,7 +56,7 @@ clean: ## remove what was built; .cache with the fetched brokers stays
 	cargo clean
 
 test-setup: rust ## fetch what the tests need
-	@tests/stack/setup.sh packages kafka kafka-older cargo-deny
+	@tests/stack/setup.sh packages kafka kafka-older keycloak cargo-deny
 
 demo-setup: rust
 	@tests/stack/setup.sh packages kafka

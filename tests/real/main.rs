@@ -14,3 +14,4 @@ mod seed;
 mod spool_limits;
 mod spool_outage;
 mod stack;
+mod versions;

@@ -1,5 +1,5 @@
 //! What the tests ask a broker themselves: are you up, create this topic, who leads it, where does it end, who may write.
-//! On the protocol crate directly, at one version each, which every Kafka from 2.8 has.
+//! On the protocol crate directly, at one version each, which every Kafka from 0.11 to 4.3 has; those of access rules from 2.0.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -19,9 +19,9 @@ use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
 use super::TopicSpec;
 
-const METADATA_VERSION: i16 = 11;
-const CREATE_TOPICS_VERSION: i16 = 7;
-const LIST_OFFSETS_VERSION: i16 = 6;
+const METADATA_VERSION: i16 = 4;
+const CREATE_TOPICS_VERSION: i16 = 2;
+const LIST_OFFSETS_VERSION: i16 = 2;
 const ACLS_VERSION: i16 = 2;
 
 // Numbers of the protocol: resource type, pattern type, operations, permissions.
@@ -146,7 +146,7 @@ fn ask<R: Encodable, A: Decodable>(port: u16, key: ApiKey, version: i16, request
     let text = |error: &dyn std::fmt::Display| format!("{key:?} to port {port}: {error}");
     let header = RequestHeader::default().with_request_api_key(key as i16).with_request_api_version(version);
     let mut frame = vec![0; 4];
-    header.encode(&mut frame, 2).map_err(|error| text(&error))?;
+    header.encode(&mut frame, key.request_header_version(version)).map_err(|error| text(&error))?;
     request.encode(&mut frame, version).map_err(|error| text(&error))?;
     let length = u32::try_from(frame.len() - 4).map_err(|error| text(&error))?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
@@ -162,6 +162,7 @@ fn ask<R: Encodable, A: Decodable>(port: u16, key: ApiKey, version: i16, request
     let mut answer = vec![0; u32::from_be_bytes(length) as usize];
     socket.read_exact(&mut answer).map_err(|error| text(&error))?;
     let mut answer = bytes::Bytes::from(answer);
-    ResponseHeader::decode(&mut answer, 1).map_err(|error| text(&error))?;
+    ResponseHeader::decode(&mut answer, key.response_header_version(version))
+        .map_err(|error| text(&error))?;
     A::decode(&mut answer, version).map_err(|error| text(&error))
 }
