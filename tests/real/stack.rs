@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use tidegate::clients::payload::Payload;
 
+use crate::support::certs::text;
 use crate::support::consumer::{Record, judge};
 use crate::support::kafka::{Cluster, RULES, shared_one, shared_three};
 use crate::support::process::installed;
 use crate::support::publisher::Load;
+use crate::support::secured::{USER, password};
+use crate::support::site::{CLIENT, SECRET, shared_site};
 use crate::support::{Mosquitto, Publisher, Stage, read_all};
 
 #[test]
@@ -69,6 +72,49 @@ fn a_rule_of_access_keeps_writers_out_until_it_is_taken_away() {
     assert!(write().0, "nobody is kept out yet, or any more");
     assert_eq!(read_all(&kafka.bootstrap(), "ruled").len(), 2);
     assert_eq!(kafka.end_offset("ruled"), 2);
+}
+
+/// By each way that kcat knows, and not with a wrong password or without a certificate: what refuses tidegate then is not the stage.
+#[test]
+fn a_secured_site_lets_in_whom_it_should() {
+    let stage = Stage::new("stack_site");
+    let site = shared_site();
+    let client = site.authority.client("kcat");
+    let logs_in = |listener: &str, settings: &[&str]| {
+        let mut kcat = installed("kcat");
+        kcat.args(["-L", "-m", "5", "-b", &site.address(listener)]);
+        kcat.args(["-X", &format!("ssl.ca.location={}", text(&site.authority.file))]);
+        for setting in settings {
+            kcat.args(["-X", setting]);
+        }
+        let output = kcat.output().expect("kcat starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (listener, protocol) in [("PASSWORDS", "sasl_ssl"), ("CLEAR", "sasl_plaintext")] {
+        let protocol = format!("security.protocol={protocol}");
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let name = format!("sasl.mechanism={mechanism}");
+            let user = format!("sasl.username={USER}");
+            let right = format!("sasl.password={}", password(mechanism));
+            let (good, errors) = logs_in(listener, &[&protocol, &name, &user, &right]);
+            assert!(good, "{listener} {mechanism}: {errors}");
+        }
+    }
+    let wrong = ["security.protocol=sasl_ssl", "sasl.mechanism=SCRAM-SHA-512", "sasl.username=edge"];
+    let (good, errors) = logs_in("PASSWORDS", &[&wrong[..], &["sasl.password=wrong"]].concat());
+    assert!(!good && errors.contains("Authentication failed"), "{errors}");
+    let certificate = format!("ssl.certificate.location={}", text(&client.certificate));
+    let key = format!("ssl.key.location={}", text(&client.key));
+    let (good, errors) = logs_in("MUTUAL", &["security.protocol=ssl", &certificate, &key]);
+    assert!(good, "{errors}");
+    assert!(!logs_in("MUTUAL", &["security.protocol=ssl"]).0, "without a certificate");
+    let (good, errors) = logs_in("EXPIRED", &["security.protocol=ssl"]);
+    assert!(!good && errors.contains("expired"), "{errors}");
+    let (good, errors) = logs_in("STRANGER", &["security.protocol=ssl"]);
+    assert!(!good && errors.contains("certificate verify failed"), "{errors}");
+    assert!(site.keycloak.token(CLIENT, SECRET).is_ok());
+    assert!(site.keycloak.token(CLIENT, "wrong").is_err());
+    drop(stage);
 }
 
 /// The judge must be able to condemn: a clean delivery passes, and each way of spoiling it is named.

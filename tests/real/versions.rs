@@ -25,17 +25,13 @@ struct Beside {
 
 impl Beside {
     fn start(rig: &Rig, codec: &'static str) -> Beside {
-        let (topic, client_id) = (rig.stage.unique(codec), rig.stage.unique(codec));
+        let topic = rig.stage.unique(codec);
         rig.kafka.create(&topic, &rig.kafka.topic());
         let filter = format!("{}/#", rig.flow.prefix);
-        let spool = rig.stage.dir.join(format!("spool-{codec}"));
-        let mut gateway =
-            Gateway::new(&rig.stage, &rig.mosquitto, &rig.kafka.bootstrap(), &format!("{filter}:{topic}"))
-                .set("KAFKA_COMPRESSION", codec)
-                .set("MQTT_CLIENT_ID", &client_id)
-                .set("SPOOL_RESTORE_PER_SEC", &size(RESTORED_PER_SEC, 0).to_string())
-                .set("DB_PERSIST_PATH", spool.to_str().expect("a temporary path is text"));
-        gateway.client_id = client_id;
+        let routes = format!("{filter}:{topic}");
+        let mut gateway = Gateway::new_as(&rig.stage, codec, &rig.mosquitto, &rig.kafka.bootstrap(), &routes)
+            .set("KAFKA_COMPRESSION", codec)
+            .set("SPOOL_RESTORE_PER_SEC", &size(RESTORED_PER_SEC, 0).to_string());
         gateway.up_and_subscribed(&rig.mosquitto, &filter);
         Beside { codec, topic, gateway }
     }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the demo and the tests need, and only what is missing. Safe to run again at any time.
 #
-#   setup.sh packages     Debian packages: Mosquitto, kcat, a Java runtime, Maven, a C linker
+#   setup.sh packages     Debian packages: Mosquitto and its clients, kcat, a Java runtime, Maven, a C linker
 #   setup.sh kafka        the pinned Apache Kafka (kafka/pom.xml) into the cache
 #   setup.sh kafka-older  the older ones that the tests start besides, pinned below, into the cache
 #   setup.sh keycloak     the pinned Keycloak, built and with an empty database, into the cache
@@ -42,6 +42,7 @@ have_java() {
 
 missing_packages() {
     have mosquitto || echo mosquitto
+    have mosquitto_pub || echo mosquitto-clients
     have kcat || echo kcat
     have_java || echo default-jre-headless
     have mvn || echo maven
