@@ -59,8 +59,7 @@ fn goes_through(version: Version) {
     let beside = ["gzip", "snappy", "lz4"].map(|codec| Beside::start(&rig, codec));
     rig.load_begins(before + away + after + 2 * KAFKA_RESTARTS);
     rig.flows_for(before);
-    rig.kafka_is_stopped();
-    rig.kafka_comes_back();
+    rig.kafka_restarts();
     rig.wait_draining();
     rig.kafka_is_killed();
     outage(away);

@@ -23,7 +23,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 
 pub struct Cluster {
     pub brokers: Vec<Broker>,
-    version: Version,
+    pub version: Version,
     dir: PathBuf,
     /// Where a ZooKeeper is to listen, if there is one.
     zookeeper_port: Option<u16>,
