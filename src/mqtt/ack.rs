@@ -99,7 +99,7 @@ mod tests {
         let [a, b, c] = [7, 3, 9].map(|id| queue.push(id));
         queue.settle(c);
         queue.settle(b);
-        assert_eq!(drain(&mut queue), []);
+        assert_eq!(drain(&mut queue), [0_u16; 0]);
         queue.settle(a);
         assert_eq!(drain(&mut queue), [7, 3, 9]);
         assert!(queue.is_empty());
@@ -122,7 +122,7 @@ mod tests {
         queue.clear();
         let new = queue.push(1);
         queue.settle(old);
-        assert_eq!(drain(&mut queue), []);
+        assert_eq!(drain(&mut queue), [0_u16; 0]);
         queue.settle(new);
         queue.settle(new);
         assert_eq!(drain(&mut queue), [1]);

@@ -77,6 +77,11 @@ impl Session {
     pub fn closed_early(&self) -> TlsError {
         match self.0 {}
     }
+
+    /// See the build with TLS.
+    pub fn not_answered(&self) -> TlsError {
+        match self.0 {}
+    }
 }
 
 /// Refuses.
@@ -85,4 +90,12 @@ impl Session {
 /// Always [`TlsError::NotBuiltIn`].
 pub fn root_certificates(_: Option<&NamedFile>) -> Result<Vec<Vec<u8>>, TlsError> {
     Err(TlsError::NotBuiltIn)
+}
+
+/// Nothing is to be prepared.
+pub fn prepare_process() {}
+
+/// There is no error of TLS.
+pub fn explain_foreign(_: &TlsOptions, _: &str, _: &(dyn std::error::Error + 'static)) -> Option<TlsError> {
+    None
 }

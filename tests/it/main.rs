@@ -22,6 +22,9 @@ mod kafka_outages;
 mod mqtt_faults;
 mod shutdown;
 
+#[cfg(feature = "tls")]
+mod secured;
+
 mod cli;
 mod config;
 

@@ -10,6 +10,8 @@ mod crash;
 mod flow;
 mod outage;
 mod refused;
+mod secured;
+mod secured_faults;
 mod seed;
 mod spool_limits;
 mod spool_outage;
