@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use ureq::config::ConfigBuilder;
 use ureq::http::Uri;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Timeout};
 
 use super::{ClientAuth, TokenOptions, date, jwt};
@@ -226,12 +227,27 @@ fn agent(options: &TokenOptions) -> Result<Agent, FetchError> {
         .timeout_connect(Some(options.timeout / 2))
         .max_response_header_size(64 * 1024);
     if options.endpoint.is_https {
-        let roots = tls::root_certificates(options.ca_file.as_ref()).map_err(FetchError::Files)?;
-        tls::prepare_process();
-        let roots: Vec<_> = roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-        config = config.tls_config(TlsConfig::builder().root_certs(RootCerts::from(roots)).build());
+        config = with_tls(config, options).map_err(FetchError::Files)?;
     }
     Ok(config.build().into())
+}
+
+/// With the authorities as the file has them now.
+#[cfg(feature = "tls")]
+fn with_tls(
+    config: ConfigBuilder<AgentScope>,
+    options: &TokenOptions,
+) -> Result<ConfigBuilder<AgentScope>, TlsError> {
+    use ureq::tls::{Certificate, RootCerts, TlsConfig};
+    let roots = tls::root_certificates(options.ca_file.as_ref())?;
+    tls::prepare_process();
+    let roots = roots.iter().map(|der| Certificate::from_der(der).to_owned());
+    Ok(config.tls_config(TlsConfig::builder().root_certs(RootCerts::from(roots)).build()))
+}
+
+#[cfg(not(feature = "tls"))]
+fn with_tls(_: ConfigBuilder<AgentScope>, _: &TokenOptions) -> Result<ConfigBuilder<AgentScope>, TlsError> {
+    Err(TlsError::NotBuiltIn)
 }
 
 fn body(options: &TokenOptions) -> String {

@@ -407,5 +407,17 @@ proptest::proptest! {
     }
 }
 
+#[cfg(feature = "tls")]
 #[path = "security_tests.rs"]
 mod security;
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_refuses_what_wants_it_in_one_sentence() {
+    for (name, value) in [("SASL_SSL", "true"), ("KAFKA_SECURITY_PROTOCOL", "SSL")] {
+        let errors = with(&[(name, value)]).map(|_| ()).unwrap_err().to_string();
+        let expected =
+            format!("{name} is \"{value}\": this build of tidegate has no TLS (cargo feature `tls`)");
+        assert!(errors.contains(&expected), "{errors}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 
-use super::{NamedFile, TlsError, TlsOptions};
+use super::{TlsError, TlsOptions};
 
 /// Cannot exist in this build.
 #[derive(Debug)]
@@ -83,17 +83,6 @@ impl Session {
         match self.0 {}
     }
 }
-
-/// Refuses.
-///
-/// # Errors
-/// Always [`TlsError::NotBuiltIn`].
-pub fn root_certificates(_: Option<&NamedFile>) -> Result<Vec<Vec<u8>>, TlsError> {
-    Err(TlsError::NotBuiltIn)
-}
-
-/// Nothing is to be prepared.
-pub fn prepare_process() {}
 
 /// There is no error of TLS.
 pub fn explain_foreign(_: &TlsOptions, _: &str, _: &(dyn std::error::Error + 'static)) -> Option<TlsError> {

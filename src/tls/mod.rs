@@ -35,7 +35,7 @@ pub use self::files::client_config;
 pub use self::files::root_certificates;
 pub use self::session::Session;
 #[cfg(not(feature = "tls"))]
-pub use self::session::{explain_foreign, prepare_process, root_certificates};
+pub use self::session::explain_foreign;
 
 /// Whether this build has TLS.
 pub const IS_BUILT_IN: bool = cfg!(feature = "tls");

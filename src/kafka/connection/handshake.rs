@@ -1,7 +1,7 @@
 //! What comes between connecting and the first request: TLS is there already; versions are negotiated (KIP-35), then SASL
 //! (KIP-43). All of it within one connect timeout, also against a peer that sends a byte now and then.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -14,6 +14,7 @@ use super::{ConnectionError, ConnectionOptions};
 use crate::auth::Token;
 use crate::kafka::codec::{self, ApiVersionsAnswer, CodecError, Versions};
 use crate::kafka::sasl::SaslError;
+use crate::tls::TlsError;
 
 /// Correlation ids below this are the handshake's.
 pub const CORRELATION_IDS_END: i32 = 2;
@@ -75,8 +76,14 @@ fn exchange(
     deadline: Instant,
 ) -> Result<Bytes, ConnectionError> {
     let failed = |source| ConnectionError::Handshake { peer, source };
-    stream.write_all_until(frame, deadline).map_err(failed)?;
     let is_tls = stream.is_tls();
+    if let Err(error) = stream.write_all_until(frame, deadline) {
+        // A peer that refuses our certificate says so and closes: its reason counts, not that nothing can be written.
+        let mut reason = [0];
+        let said = if is_tls { stream.until(deadline).read(&mut reason).err() } else { None };
+        let said = said.filter(|said| said.get_ref().is_some_and(|inner| inner.is::<TlsError>()));
+        return Err(failed(said.unwrap_or(error)));
+    }
     read_response(&mut stream.until(deadline), RESPONSE_BYTES_MAX).map_err(|error| match error {
         ReadError::Io(source) => failed(source),
         // The alert of a TLS listener that was sent plain text (RFC 8446 section 5.1: type 21, version 3).

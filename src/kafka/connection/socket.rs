@@ -213,14 +213,22 @@ impl Reader {
     fn read_all(self) -> Stop {
         let peer = self.peer;
         let mut socket = BufReader::with_capacity(READ_BUFFER_BYTES, self.stream);
+        let mut answered = false;
         loop {
             let body = match read_response(&mut socket, self.response_max_bytes) {
                 Ok(body) => body,
+                Err(ReadError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof && !answered => {
+                    let what = "closed before anything was answered (as a listener does that asks for SASL or for \
+                                other rights, or one where nothing was asked for long)";
+                    let source = io::Error::new(ErrorKind::UnexpectedEof, what);
+                    return ConnectionError::Lost { peer, source }.into();
+                }
                 Err(ReadError::Io(source)) => return ConnectionError::Lost { peer, source }.into(),
                 Err(ReadError::TooLarge { bytes, limit_bytes }) => {
                     return ConnectionError::ResponseTooLarge { peer, bytes, limit_bytes }.into();
                 }
             };
+            answered = true;
             // The writer's own requests have negative ids, the owner's never have.
             if codec::correlation_id(&body).is_some_and(|id| id < 0) {
                 if self.answers.try_send(body).is_err() {

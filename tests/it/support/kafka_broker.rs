@@ -284,11 +284,13 @@ impl Cluster {
     }
 
     /// Metadata names the broker by this port.
+    #[cfg(feature = "tls")]
     pub fn advertise_port(&self, port: u16) {
         self.lock().advertised_port = Some(port);
     }
 
     /// The port of the first broker.
+    #[cfg(feature = "tls")]
     pub fn port(&self) -> u16 {
         self.lock().nodes[0].port
     }
