@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -149,6 +150,13 @@ impl Cluster {
                 return Ok(false);
             }
             for broker in &self.brokers {
+                // It answers by one listener while another finds its port taken, and ends then.
+                if !broker.secured_ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()) {
+                    return Err("not all listeners are there".to_owned());
+                }
+                if tail(&broker.log(), 500).contains("Unable to start acceptor") {
+                    return Ok(false);
+                }
                 let seen = kafka_wire::broker_count(broker.port)?;
                 if seen < count {
                     return Err(format!("broker {} sees {seen} of {count}", broker.id));
