@@ -116,7 +116,8 @@ fn certificates_at_fault(stage: &Stage, mosquitto: &Mosquitto, site: &Site) -> V
         let way = Way { listener, protocol: "SSL", mechanism: "" };
         let (gateway, topic) = site.gateway(stage, name, mosquitto, &way);
         let mend = Box::new(move |site: &Site, _: &mut Gateway| {
-            site.kafka.set_certificate(listener, &site.server.both);
+            let right = site.authority.server("right", &["localhost", "kafka.example"]);
+            site.kafka.set_certificate(listener, &right.both);
         });
         Fault { name, words, gateway, topic, mend }
     };

@@ -45,14 +45,15 @@ impl Authority {
         Authority { file, issuer, dir: dir.to_owned() }
     }
 
-    /// A server by these names and addresses.
+    /// A server by these names and addresses. `name` is of its files: Kafka exchanges a certificate while it runs only for one of the
+    /// same distinguished name, with the same hosts and maybe more.
     pub fn server(&self, name: &str, hosts: &[&str]) -> Identity {
-        self.issue(name, params(name, hosts, Years::Now), ExtendedKeyUsagePurpose::ServerAuth)
+        self.issue(name, params("server", hosts, Years::Now), ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     /// The same, no longer valid since years.
     pub fn expired_server(&self, name: &str, hosts: &[&str]) -> Identity {
-        self.issue(name, params(name, hosts, Years::Gone), ExtendedKeyUsagePurpose::ServerAuth)
+        self.issue(name, params("server", hosts, Years::Gone), ExtendedKeyUsagePurpose::ServerAuth)
     }
 
     /// A client that is called `name`.
