@@ -42,6 +42,29 @@ pub enum Body {
     },
 }
 
+/// What a PUBLISH of MQTT 5 carries for the application beside topic and payload (MQTT 5, section 3.3.2.3).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// User properties: in their order, names may repeat.
+    pub user: Vec<(String, String)>,
+    /// Content type.
+    pub content_type: Option<String>,
+    /// Response topic.
+    pub response_topic: Option<String>,
+    /// Correlation data.
+    pub correlation_data: Option<Bytes>,
+}
+
+impl Properties {
+    /// Memory they take, bytes.
+    pub fn bytes(&self) -> usize {
+        let user = self.user.iter().map(|pair| size_of_val(pair) + pair.0.len() + pair.1.len());
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let data = self.correlation_data.as_ref().map_or(0, Bytes::len);
+        size_of::<Self>() + user.sum::<usize>() + text(&self.content_type) + text(&self.response_topic) + data
+    }
+}
+
 /// An MQTT message on its way to Kafka.
 #[derive(Debug)]
 pub struct Message {
@@ -49,6 +72,8 @@ pub struct Message {
     pub topic: String,
     /// Payload, or what is known of one that was too large.
     pub body: Body,
+    /// What MQTT 5 carries beside; None if there is nothing of it, or for a message that was too large.
+    pub properties: Option<Box<Properties>>,
     /// QoS of this delivery.
     pub qos: Qos,
     /// RETAIN flag of this delivery.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use log::{info, warn};
 
 use crate::clock;
-use crate::config::{self, Config, MqttQos};
+use crate::config::{self, Config, MqttQos, MqttVersion};
 use crate::error::chain;
 use crate::fs::StdFs;
 use crate::kafka::client::{Client, ClientOptions};
@@ -18,6 +18,7 @@ use crate::kafka::connection::ConnectionOptions;
 use crate::kafka::error::ErrorCode;
 use crate::kafka::producer::ProducerOptions;
 use crate::message::Qos;
+use crate::mqtt::codec::Version;
 use crate::mqtt::probe::probe;
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
@@ -54,6 +55,7 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
             qos: config.kafka.headers.qos,
             retain: config.kafka.headers.retain,
             replayed: config.kafka.headers.replayed,
+            properties: config.kafka.headers.properties,
         },
         dead_letter_topic: config.routes.dead_letter_topic.clone(),
         producer: producer_options(&config.kafka),
@@ -180,6 +182,7 @@ fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
     let qos = match mqtt.qos {
         MqttQos::AtMostOnce => Qos::AtMostOnce,
         MqttQos::AtLeastOnce => Qos::AtLeastOnce,
+        MqttQos::ExactlyOnce => Qos::ExactlyOnce,
     };
     let in_flight = usize::from(mqtt.receive_maximum);
     SessionOptions {
@@ -187,6 +190,11 @@ fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
         login: mqtt.user_name.clone().map(|name| (name, mqtt.password.clone())),
         keep_alive_sec: u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX),
         clean_session: false,
+        version: match mqtt.version {
+            MqttVersion::V311 => Version::V311,
+            MqttVersion::V5 => Version::V5,
+        },
+        session_expiry_sec: mqtt.session_expiry_sec,
         filters: rules.subscriptions().into_iter().map(|filter| (filter.to_owned(), qos)).collect(),
         max_packet_bytes: mqtt.max_packet_bytes,
         in_flight_messages_max: in_flight,

@@ -116,6 +116,10 @@ pub struct Mqtt {
     pub password: Option<Secret>,
     /// MQTT_QOS, of the subscriptions.
     pub qos: MqttQos,
+    /// MQTT_VERSION.
+    pub version: MqttVersion,
+    /// MQTT_SESSION_EXPIRY_SEC, at least 1; no effect with MQTT 3.1.1.
+    pub session_expiry_sec: u32,
     /// MQTT_KEEP_ALIVE_SEC: 1 to 65535 s.
     pub keep_alive: Duration,
     /// MQTT_RECEIVE_MAXIMUM: most messages in hand, at least 1.
@@ -131,6 +135,17 @@ pub enum MqttQos {
     AtMostOnce,
     /// 1.
     AtLeastOnce,
+    /// 2.
+    ExactlyOnce,
+}
+
+/// MQTT_VERSION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1.
+    V311,
+    /// 5.
+    V5,
 }
 
 impl MqttQos {
@@ -139,6 +154,7 @@ impl MqttQos {
         match self {
             MqttQos::AtMostOnce => 0,
             MqttQos::AtLeastOnce => 1,
+            MqttQos::ExactlyOnce => 2,
         }
     }
 }
@@ -215,6 +231,8 @@ pub struct Headers {
     /// A mark on restored records, `tidegate.replayed`. Those that were sent to Kafka once before they were stored keep
     /// their bytes and have none.
     pub replayed: bool,
+    /// User properties, content type, response topic and correlation data of MQTT 5; only with it.
+    pub properties: bool,
 }
 
 /// See [`Config::routes`].

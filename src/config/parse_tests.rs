@@ -2,7 +2,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{
-    Acks, Compression, Config, ConfigErrors, Headers, LogLevel, MqttQos, RunMode, Spool, SpoolFull, Variables,
+    Acks, Compression, Config, ConfigErrors, Headers, LogLevel, MqttQos, MqttVersion, RunMode, Spool,
+    SpoolFull, Variables,
 };
 use crate::route::{Decision, Router};
 
@@ -211,6 +212,18 @@ fn no_secret_is_in_an_error_or_in_debug_output() {
 }
 
 #[test]
+fn mqtt_5_and_qos_2_are_taken() {
+    let config = valid(&[("MQTT_VERSION", "5"), ("MQTT_QOS", "2"), ("KAFKA_HEADERS", "properties")]);
+    assert_eq!((config.mqtt.version, config.mqtt.qos), (MqttVersion::V5, MqttQos::ExactlyOnce));
+    assert_eq!(config.mqtt.session_expiry_sec, 604_800);
+    assert_eq!(config.kafka.headers, Headers { properties: true, ..Headers::default() });
+    let for_ever = valid(&[("MQTT_VERSION", "5"), ("MQTT_SESSION_EXPIRY_SEC", "4294967295")]);
+    assert_eq!(for_ever.mqtt.session_expiry_sec, u32::MAX);
+    let none = problem(&[("MQTT_VERSION", "5"), ("MQTT_SESSION_EXPIRY_SEC", "0")]);
+    assert!(none.contains("from 1 to 4294967295"), "{none}");
+}
+
+#[test]
 fn the_bootstrap_list_takes_several_brokers_and_names_the_bad_ones() {
     let config = valid(&[("KAFKA_BROKER", "a:1, b ,[::1]:9093,,")]);
     let brokers: Vec<String> = config.kafka.brokers.iter().map(ToString::to_string).collect();
@@ -228,11 +241,8 @@ fn what_is_not_supported_yet_is_refused_and_never_ignored() {
         ("KAFKA_KEY_FILE", "/x"),
         ("SASL_MECHANISM", "PLAIN"),
         ("SASL_OAUTHBEARER_CLIENT_SECRET", "x"),
-        ("MQTT_SESSION_EXPIRY_SEC", "1"),
         ("SASL_SSL", "true"),
         ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
-        ("MQTT_VERSION", "5"),
-        ("KAFKA_HEADERS", "id,properties"),
     ] {
         let told = problem(&[(name, value)]);
         assert!(told.starts_with(name) && told.contains("not supported yet"), "{told}");
@@ -242,9 +252,10 @@ fn what_is_not_supported_yet_is_refused_and_never_ignored() {
 #[test]
 fn a_value_out_of_its_range_is_refused_with_what_is_expected() {
     for (name, value, expected) in [
-        ("MQTT_QOS", "2", "expected 0, 1"),
-        ("MQTT_QOS", "x", "expected one of 0, 1"),
-        ("MQTT_VERSION", "3.1", "expected one of 3.1.1"),
+        ("MQTT_QOS", "3", "expected one of 0, 1, 2"),
+        ("MQTT_VERSION", "3.1", "expected one of 3.1.1, 5"),
+        ("MQTT_SESSION_EXPIRY_SEC", "600", "it needs MQTT_VERSION=5"),
+        ("KAFKA_HEADERS", "id,properties", "properties needs MQTT_VERSION=5"),
         ("MQTT_KEEP_ALIVE_SEC", "0", "from 1 to 65535"),
         ("MQTT_KEEP_ALIVE_SEC", "65536", "from 1 to 65535"),
         ("MQTT_RECEIVE_MAXIMUM", "0", "from 1 to 65535"),

@@ -84,7 +84,6 @@ impl Group {
 
 const NO_TLS: &str = "TLS is not in this version";
 const NO_SASL: &str = "SASL authentication is not in this version";
-const NO_MQTT5: &str = "MQTT 5 is not in this version";
 const NO_HTTP: &str = "the HTTP endpoint is not in this version";
 
 const fn variable(
@@ -153,20 +152,16 @@ pub const VARIABLES: &[Variable] = &[
         Mqtt,
         "MQTT_QOS",
         Value("1"),
-        "QoS of the subscriptions: 0 or 1. 2 is refused until it is exactly once to the end.",
+        "QoS of the subscriptions: 0, 1 or 2. 1 is right for most: docs/guarantees.md says what 2 adds.",
     ),
+    here(Mqtt, "MQTT_VERSION", Value("3.1.1"), "Protocol version: 3.1.1 or 5."),
+    here(Mqtt, "MQTT_KEEP_ALIVE_SEC", Value("30"), "Keep-alive, seconds (1 to 65535)."),
     here(
         Mqtt,
-        "MQTT_VERSION",
-        Value("3.1.1"),
-        "Protocol version: 3.1.1. 5 is refused until it is supported.",
-    ),
-    here(Mqtt, "MQTT_KEEP_ALIVE_SEC", Value("30"), "Keep-alive, seconds (1 to 65535)."),
-    later(
-        Mqtt,
         "MQTT_SESSION_EXPIRY_SEC",
-        NO_MQTT5,
-        "How long the broker keeps the session, seconds (MQTT 5).",
+        Value("604800"),
+        "How long the broker keeps the session while tidegate is away, seconds (1 to 4294967295, which is for ever). MQTT 5 \
+         only: with 3.1.1 the broker's own setting decides.",
     ),
     here(
         Mqtt,
@@ -226,9 +221,10 @@ pub const VARIABLES: &[Variable] = &[
         Routes,
         "KAFKA_HEADERS",
         Value("id,replayed"),
-        "Which record headers: any of id, topic, qos, retain, replayed; or none. id is the same when the MQTT broker \
+        "Which record headers: any of id, topic, qos, retain, replayed, properties; or none. id is the same when the MQTT broker \
          delivers again. replayed marks restored records with tidegate.replayed; those sent to Kafka once before they were \
-         stored have no mark. properties (MQTT 5) is refused.",
+         stored have no mark. properties (MQTT 5): user properties under their own names, mqtt.content_type, \
+         mqtt.response_topic, mqtt.correlation_data.",
     ),
     here(
         Kafka,

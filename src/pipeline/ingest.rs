@@ -26,7 +26,7 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::error::chain;
 use crate::message::{Message, Settled};
-use crate::mqtt::codec::Refusal;
+use crate::mqtt::codec::{Limits, Reason};
 use crate::mqtt::session::{Event, Session, SessionError, SessionOptions};
 use crate::mqtt::subscription::Verdict;
 use crate::mqtt::transport::{self, ConnectError, Connection, Endpoint, ReadOutcome, Ready};
@@ -102,7 +102,7 @@ impl Loss {
             Loss::Io(error) => {
                 matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
             }
-            Loss::Session(_) => false,
+            Loss::Session(error) => matches!(error, SessionError::Ended(_)),
         }
     }
 }
@@ -118,7 +118,7 @@ struct State {
     accepted: bool,
     batch: Vec<Message>,
     outage: Option<Outage>,
-    told_refusal: Option<Refusal>,
+    told_refusal: Option<Reason>,
 }
 
 /// An outage that has been reported.
@@ -361,11 +361,11 @@ impl State {
             Loss::Closed => "closed by the broker".to_owned(),
         };
         if let Loss::Session(SessionError::Refused(refusal)) = loss
-            && refusal.needs_operator()
-            && self.told_refusal.replace(*refusal) != Some(*refusal)
+            && refusal.reason.needs_operator()
+            && self.told_refusal.replace(refusal.reason) != Some(refusal.reason)
         {
             error!(
-                "MQTT broker {}: {refusal}; check MQTT_CLIENT_ID, MQTT_USER_NAME and MQTT_USER_PASSWORD; trying again",
+                "MQTT broker {}: {refusal}; check MQTT_VERSION, MQTT_CLIENT_ID, MQTT_USER_NAME and MQTT_USER_PASSWORD; trying again",
                 self.ingest.endpoint
             );
         }
@@ -386,7 +386,7 @@ impl State {
         let counters = &self.ingest.counters;
         while let Some(event) = self.session.next_event() {
             match event {
-                Event::Connected { session_present } => {
+                Event::Connected { session_present, limits } => {
                     self.accepted = true;
                     self.told_refusal = None;
                     counters.connects.fetch_add(1, Relaxed);
@@ -397,13 +397,16 @@ impl State {
                     info!(
                         "MQTT connected to {endpoint}, session {session}, after {failures} failed attempts"
                     );
+                    tell_limits(&limits, &self.ingest.options);
                 }
                 Event::Subscribed { granted, refused } => {
                     counters.subscribed.store(refused == 0, Relaxed);
                     info!("MQTT subscribed: {granted} filters, {refused} refused");
                 }
-                Event::Filter(Verdict::Refused(filter)) => {
-                    error!("MQTT broker refuses the subscription to {filter}; asking again every minute");
+                Event::Filter(Verdict::Refused { filter, reason }) => {
+                    error!(
+                        "MQTT broker refuses the subscription to {filter}: {reason}; asking again every minute"
+                    );
                 }
                 Event::Filter(Verdict::Accepted(filter)) => {
                     info!("MQTT broker accepts the subscription to {filter} now");
@@ -465,6 +468,20 @@ impl State {
                 return;
             }
         }
+    }
+}
+
+/// What the broker decided otherwise than it was asked (MQTT 5).
+fn tell_limits(limits: &Limits, options: &SessionOptions) {
+    if let Some(seconds) = limits.keep_alive_sec.filter(|seconds| *seconds != options.keep_alive_sec) {
+        info!("MQTT broker wants a keep-alive of {seconds} s");
+    }
+    if let Some(seconds) = limits.session_expiry_sec.filter(|seconds| *seconds < options.session_expiry_sec) {
+        warn!(
+            "MQTT broker keeps the session for {seconds} s only, not for MQTT_SESSION_EXPIRY_SEC={}: what it queues is lost \
+             when tidegate is away for longer",
+            options.session_expiry_sec
+        );
     }
 }
 
