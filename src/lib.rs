@@ -31,3 +31,4 @@ pub mod fs;
 pub mod observe;
 pub mod secret;
 pub mod thread;
+pub mod tls;
