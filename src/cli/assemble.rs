@@ -29,6 +29,7 @@ use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOpt
 use crate::route::{Router, Rules};
 use crate::spool::{self, DiskSpool, MemorySpool, SpoolError, Store};
 use crate::thread;
+use crate::tls::{ClientCertificate, NamedFile, TlsOptions};
 
 /// What the gateway is called in Kafka's logs and quotas.
 const KAFKA_CLIENT_ID: &str = "tidegate";
@@ -175,7 +176,15 @@ fn backlog_options(config: &Config, spool: &dyn Store) -> BacklogOptions {
 }
 
 fn endpoint(mqtt: &config::Mqtt) -> Endpoint {
-    Endpoint { host: mqtt.broker.host.clone(), port: mqtt.broker.port }
+    let named = |variable, path: &Path| NamedFile { variable, path: path.to_owned() };
+    let tls = mqtt.tls.as_ref().map(|tls| TlsOptions {
+        ca_file: tls.ca_file.as_deref().map(|path| named("MQTT_CA_FILE", path)),
+        client: tls.client.as_ref().map(|(certificate, key)| ClientCertificate {
+            certificate: named("MQTT_CERT_FILE", certificate),
+            key: named("MQTT_KEY_FILE", key),
+        }),
+    });
+    Endpoint { host: mqtt.broker.host.clone(), port: mqtt.broker.port, tls }
 }
 
 fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {

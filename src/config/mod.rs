@@ -108,6 +108,8 @@ impl LogLevel {
 pub struct Mqtt {
     /// MQTT_BROKER_URL and MQTT_BROKER_PORT.
     pub broker: HostPort,
+    /// `mqtts://`; None: no TLS.
+    pub tls: Option<MqttTls>,
     /// MQTT_CLIENT_ID.
     pub client_id: String,
     /// MQTT_USER_NAME.
@@ -126,6 +128,15 @@ pub struct Mqtt {
     pub receive_maximum: u16,
     /// MQTT_MAX_PACKET_BYTES: largest packet that is kept.
     pub max_packet_bytes: u32,
+}
+
+/// TLS to the MQTT broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MqttTls {
+    /// MQTT_CA_FILE; the system's authorities without it.
+    pub ca_file: Option<PathBuf>,
+    /// MQTT_CERT_FILE and MQTT_KEY_FILE.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// MQTT_QOS.
@@ -304,12 +315,15 @@ impl HostPort {
         Ok(HostPort { host, port: port.unwrap_or(default_port) })
     }
 
-    /// Parses what MQTT_BROKER_URL may hold: the same, also as `mqtt://` or `tcp://` URL.
+    /// Parses what MQTT_BROKER_URL may hold: the same, also as `mqtt://` or `tcp://` URL, without TLS.
     ///
     /// # Errors
     /// What was expected.
     pub fn parse_mqtt_url(text: &str, default_port: u16) -> Result<Self, String> {
-        let (host, port) = parse::parse_broker_url(text)?;
+        let parse::BrokerUrl { host, port, tls } = parse::parse_broker_url(text)?;
+        if tls {
+            return Err("expected mqtt://HOST:PORT: this client has no TLS".to_owned());
+        }
         Ok(HostPort { host, port: port.unwrap_or(default_port) })
     }
 }

@@ -9,7 +9,7 @@ mod store;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-pub(super) use self::mqtt::parse_broker_url;
+pub(super) use self::mqtt::{BrokerUrl, parse_broker_url};
 use super::error::{ConfigErrors, Problem};
 use super::source::Variables;
 use super::variables::{self, Since, Standard, VARIABLES};

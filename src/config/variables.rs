@@ -136,10 +136,15 @@ pub const VARIABLES: &[Variable] = &[
         Mqtt,
         "MQTT_BROKER_URL",
         Required,
-        "HOST, HOST:PORT, mqtt://HOST[:PORT] or tcp://HOST[:PORT]; an IPv6 address stands in brackets. User name and \
-         password have variables of their own.",
+        "HOST, HOST:PORT, mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS (tcp:// and ssl:// mean the same); an IPv6 address \
+         stands in brackets. User name and password have variables of their own.",
     ),
-    here(Mqtt, "MQTT_BROKER_PORT", Value("1883"), "Port, if MQTT_BROKER_URL has none."),
+    here(
+        Mqtt,
+        "MQTT_BROKER_PORT",
+        Value("1883"),
+        "Port, if MQTT_BROKER_URL has none; with mqtts:// the default is 8883.",
+    ),
     here(
         Mqtt,
         "MQTT_CLIENT_ID",
@@ -176,14 +181,20 @@ pub const VARIABLES: &[Variable] = &[
         "Largest packet, bytes (1024 to 67108864). A larger one is read past without being kept, recorded as \
          undeliverable, acknowledged and counted.",
     ),
-    later(
+    here(
         Mqtt,
         "MQTT_CA_FILE",
-        NO_TLS,
-        "PEM file of the authorities that the MQTT broker is checked against.",
+        Nothing,
+        "PEM file of the authorities that the MQTT broker's certificate is checked against; the system's without it. Its host \
+         name is always checked. Read anew for each connection, as are the next two.",
     ),
-    later(Mqtt, "MQTT_CERT_FILE", NO_TLS, "PEM file of the client certificate for MQTT."),
-    later(Mqtt, "MQTT_KEY_FILE", NO_TLS, "PEM file of the client key for MQTT."),
+    here(
+        Mqtt,
+        "MQTT_CERT_FILE",
+        Nothing,
+        "PEM file of the client certificate for MQTT, with those between it and its authority.",
+    ),
+    here(Mqtt, "MQTT_KEY_FILE", Nothing, "PEM file of its key, not encrypted."),
     here(
         Routes,
         "TOPIC_LIST",

@@ -282,7 +282,7 @@ impl State {
         if session.deadline().is_some_and(|at| at <= now) {
             session.on_deadline(now, drained).map_err(Loss::Session)?;
         }
-        if !session.output().is_empty() {
+        if !session.output().is_empty() || connection.wants_write() {
             let count = connection.write(session.output()).map_err(Loss::Io)?;
             session.wrote(count, clock::now());
         }

@@ -38,7 +38,7 @@ fn start(port: u16) -> Gateway {
     let (control, control_out) = bounded(2);
     let (waker, counters) = (Waker::new().unwrap(), Arc::new(MqttCounters::default()));
     let ingest = Ingest {
-        endpoint: Endpoint { host: "127.0.0.1".into(), port },
+        endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None },
         options,
         messages: Some(messages_in),
         settled: settled_out,
@@ -261,7 +261,7 @@ fn the_probe_reports_an_accepting_broker_and_a_refusing_one() {
             in_hand_messages_max: 10,
             in_hand_bytes_max: 1 << 20,
         };
-        let result = probe(&Endpoint { host: "localhost".into(), port }, &options);
+        let result = probe(&Endpoint { host: "localhost".into(), port, tls: None }, &options);
         if code == 0 {
             assert!(result.is_ok(), "{result:?}");
             assert_eq!(broker.join().unwrap(), Some(vec![0xe0, 0]));

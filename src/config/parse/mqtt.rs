@@ -1,12 +1,29 @@
 //! The MQTT side.
 
+use std::path::PathBuf;
+
 use super::{Reader, parse_host_port};
-use crate::config::{HostPort, Mqtt, MqttQos, MqttVersion};
+use crate::config::{HostPort, Mqtt, MqttQos, MqttTls, MqttVersion};
 use crate::secret::Secret;
+
+/// The port of MQTT over TLS (IANA `secure-mqtt`).
+const TLS_PORT: u16 = 8883;
+
+/// What MQTT_BROKER_URL says.
+#[derive(Debug)]
+pub(in crate::config) struct BrokerUrl {
+    /// Host name or address.
+    pub host: String,
+    /// Port, if there is one.
+    pub port: Option<u16>,
+    /// `mqtts://`.
+    pub tls: bool,
+}
 
 impl Reader<'_> {
     pub(super) fn mqtt(&mut self) -> Option<Mqtt> {
         let broker = self.mqtt_broker();
+        let tls = self.mqtt_tls(broker.as_ref().map(|(_, tls)| *tls));
         let client_id = self.client_id();
         let user_name = self.raw("MQTT_USER_NAME").map(str::to_owned);
         if user_name.as_ref().is_some_and(|name| !fits_mqtt_string(name)) {
@@ -31,7 +48,8 @@ impl Reader<'_> {
         // 100 MiB), and twice into the memory of a small board.
         let max_packet_bytes = self.number("MQTT_MAX_PACKET_BYTES", 1024, 67_108_864) as u32;
         Some(Mqtt {
-            broker: broker?,
+            broker: broker?.0,
+            tls,
             client_id: client_id?,
             user_name,
             password,
@@ -65,22 +83,57 @@ impl Reader<'_> {
         Some(id)
     }
 
-    fn mqtt_broker(&mut self) -> Option<HostPort> {
+    fn mqtt_broker(&mut self) -> Option<(HostPort, bool)> {
         let named_port = self.raw("MQTT_BROKER_PORT").is_some();
         let port = self.number("MQTT_BROKER_PORT", 1, 65_535) as u16;
-        let url = self.required("MQTT_BROKER_URL", "HOST, HOST:PORT or mqtt://HOST:PORT")?;
+        let url =
+            self.required("MQTT_BROKER_URL", "HOST, HOST:PORT, mqtt://HOST:PORT or mqtts://HOST:PORT")?;
         match parse_broker_url(&url) {
-            Ok((_, Some(in_url))) if named_port && in_url != port => {
+            Ok(BrokerUrl { port: Some(in_url), .. }) if named_port && in_url != port => {
                 let expected = format!("MQTT_BROKER_URL says port {in_url}: expected the same port or none");
                 self.problem("MQTT_BROKER_PORT", expected);
                 None
             }
-            Ok((host, in_url)) => Some(HostPort { host, port: in_url.unwrap_or(port) }),
+            Ok(BrokerUrl { tls: true, .. }) if !crate::tls::IS_BUILT_IN => {
+                self.problem("MQTT_BROKER_URL", "this build has no TLS (cargo feature `tls`)");
+                None
+            }
+            Ok(BrokerUrl { host, port: in_url, tls }) => {
+                let standard = if tls && !named_port { TLS_PORT } else { port };
+                Some((HostPort { host, port: in_url.unwrap_or(standard) }, tls))
+            }
             Err(expected) => {
                 self.problem("MQTT_BROKER_URL", expected);
                 None
             }
         }
+    }
+
+    /// The files of TLS; without `mqtts://` there must be none.
+    fn mqtt_tls(&mut self, url_has_tls: Option<bool>) -> Option<MqttTls> {
+        let file = |reader: &Self, name| reader.text(name).map(PathBuf::from);
+        let ca_file = file(self, "MQTT_CA_FILE");
+        let pair = (file(self, "MQTT_CERT_FILE"), file(self, "MQTT_KEY_FILE"));
+        if url_has_tls == Some(false) {
+            for name in ["MQTT_CA_FILE", "MQTT_CERT_FILE", "MQTT_KEY_FILE"] {
+                if self.text(name).is_some() {
+                    self.problem(name, "it needs mqtts:// in MQTT_BROKER_URL");
+                }
+            }
+        }
+        let client = match pair {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => {
+                self.problem("MQTT_KEY_FILE", "it is required with MQTT_CERT_FILE");
+                None
+            }
+            (None, Some(_)) => {
+                self.problem("MQTT_CERT_FILE", "it is required with MQTT_KEY_FILE");
+                None
+            }
+        };
+        (url_has_tls == Some(true)).then_some(MqttTls { ca_file, client })
     }
 }
 
@@ -89,19 +142,17 @@ fn fits_mqtt_string(text: &str) -> bool {
     text.len() <= crate::route::filter::MAX_BYTES && !text.contains('\0')
 }
 
-/// Host and port of MQTT_BROKER_URL.
-pub(in crate::config) fn parse_broker_url(url: &str) -> Result<(String, Option<u16>), String> {
-    let rest = match url.split_once("://") {
-        None => url,
+/// Parses MQTT_BROKER_URL.
+pub(in crate::config) fn parse_broker_url(url: &str) -> Result<BrokerUrl, String> {
+    let (tls, rest) = match url.split_once("://") {
+        None => (false, url),
         Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
-            "mqtt" | "tcp" => rest,
-            "mqtts" | "ssl" | "tls" => {
-                return Err("TLS is not supported yet: expected mqtt://HOST:PORT".to_owned());
-            }
+            "mqtt" | "tcp" => (false, rest),
+            "mqtts" | "ssl" | "tls" => (true, rest),
             "ws" | "wss" => {
                 return Err("MQTT over websockets is not supported: expected mqtt://HOST:PORT".to_owned());
             }
-            _ => return Err("expected HOST, HOST:PORT, mqtt://HOST:PORT or tcp://HOST:PORT".to_owned()),
+            _ => return Err("expected HOST, HOST:PORT, mqtt://HOST:PORT or mqtts://HOST:PORT".to_owned()),
         },
     };
     if rest.contains('@') {
@@ -110,5 +161,6 @@ pub(in crate::config) fn parse_broker_url(url: &str) -> Result<(String, Option<u
                 .into(),
         );
     }
-    parse_host_port(rest.strip_suffix('/').unwrap_or(rest))
+    let (host, port) = parse_host_port(rest.strip_suffix('/').unwrap_or(rest))?;
+    Ok(BrokerUrl { host, port, tls })
 }
