@@ -200,5 +200,5 @@ fn for_names(names: &[String]) -> String {
     if names.is_empty() { String::new() } else { format!(", but for {}", names.join(", ")) }
 }
 
-#[cfg(all(test, feature = "tls"))]
+#[cfg(test)]
 mod tests;

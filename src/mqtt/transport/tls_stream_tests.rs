@@ -105,7 +105,8 @@ fn read_on(connection: &mut Connection, waker: &Waker) -> std::io::Result<Option
 
 #[test]
 fn megabytes_go_both_ways_whole_and_in_order_and_poll_misses_nothing() {
-    let (folder, authority, waker) = (tempfile::tempdir().unwrap(), Authority::new("authority 0"), Waker::new().unwrap());
+    let (folder, authority, waker) =
+        (tempfile::tempdir().unwrap(), Authority::new("authority 0"), Waker::new().unwrap());
     const COUNT: usize = 3_000_000;
     let pattern: Vec<u8> = (0..COUNT).map(|n| (n / 7) as u8).collect();
     let expected = pattern.clone();
@@ -150,7 +151,8 @@ fn another_authority_is_refused_before_anything_is_sent() {
 
 #[test]
 fn a_client_certificate_is_shown_and_one_that_is_refused_or_missing_is_told_at_the_first_read() {
-    let (folder, authority, clients) = (tempfile::tempdir().unwrap(), Authority::new("authority 3"), Authority::new("authority 4"));
+    let (folder, authority, clients) =
+        (tempfile::tempdir().unwrap(), Authority::new("authority 3"), Authority::new("authority 4"));
     let waker = Waker::new().unwrap();
     let good = clients.issue("gateway");
     let bad = Authority::new("authority 5").issue("gateway");
