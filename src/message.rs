@@ -95,6 +95,8 @@ pub struct AckToken {
     sequence: u64,
     /// Bytes the message takes against the in-hand limit of the session.
     cost_bytes: u32,
+    /// See [`AckToken::exactly_once`].
+    unreleased: Option<(u16, u64)>,
     live: bool,
 }
 
@@ -110,7 +112,18 @@ pub struct Settled {
 impl AckToken {
     /// A token for the message with this number of arrival (0 at QoS 0).
     pub fn new(sequence: u64, cost_bytes: u32) -> Self {
-        AckToken { sequence, cost_bytes, live: true }
+        AckToken { sequence, cost_bytes, unreleased: None, live: true }
+    }
+
+    /// The same for a message of QoS 2: with its packet identifier and the hash that tells it from others under the same one.
+    pub fn exactly_once(mut self, packet_id: u16, delivery_id: u64) -> Self {
+        self.unreleased = Some((packet_id, delivery_id));
+        self
+    }
+
+    /// Of a message of QoS 2, what has to be remembered until its packet identifier is released.
+    pub fn unreleased(&self) -> Option<(u16, u64)> {
+        self.unreleased
     }
 
     /// The message is safe: acknowledged by Kafka, or recorded as undeliverable.

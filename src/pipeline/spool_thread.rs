@@ -24,7 +24,9 @@ use crate::clock;
 use crate::error::chain;
 use crate::kafka::protocol::TopicName;
 use crate::observe::throttle::Throttle;
-use crate::spool::{Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store};
+use crate::spool::{
+    Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store, Unreleased,
+};
 
 /// Requests and replies that may wait: one of each kind, with room to spare.
 pub const CHANNEL_CAPACITY: usize = 8;
@@ -59,6 +61,8 @@ pub struct FrameToKeep {
     pub newest_ms: i64,
     /// The records.
     pub body: Bytes,
+    /// Of its messages those that MQTT may deliver again until their packet identifier is released (QoS 2).
+    pub unreleased: Vec<Unreleased>,
 }
 
 /// Which frames are wanted.
@@ -404,6 +408,7 @@ fn new_frame(frame: &FrameToKeep) -> NewFrame<'_> {
         oldest_ms: frame.oldest_ms,
         newest_ms: frame.newest_ms,
         body: &frame.body,
+        unreleased: &frame.unreleased,
     }
 }
 
