@@ -69,6 +69,8 @@ fuzz_target!(|data: &[u8]| {
         clean_session: false,
         version: if data.first().is_some_and(|byte| byte & 1 == 1) { Version::V5 } else { Version::V311 },
         session_expiry_sec: 60,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: vec![("#".into(), Qos::AtLeastOnce)],
         max_packet_bytes: 200,
         in_flight_messages_max: 5,

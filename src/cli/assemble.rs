@@ -66,7 +66,11 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
     };
     let options = PipelineOptions {
         endpoint: endpoint(&config.mqtt),
-        session: session_options(&config.mqtt, &config.routes.rules),
+        session: SessionOptions {
+            unreleased: spool.unreleased().into_iter().map(|one| (one.number, one.content)).collect(),
+            hold_releases: config.spool.directory.is_some(),
+            ..session_options(&config.mqtt, &config.routes.rules)
+        },
         publish,
         spool,
         shutdown_timeout: config.run.shutdown_timeout,
@@ -204,6 +208,8 @@ fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
             MqttVersion::V5 => Version::V5,
         },
         session_expiry_sec: mqtt.session_expiry_sec,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: rules.subscriptions().into_iter().map(|filter| (filter.to_owned(), qos)).collect(),
         max_packet_bytes: mqtt.max_packet_bytes,
         in_flight_messages_max: in_flight,

@@ -113,6 +113,7 @@ struct Entry {
 #[derive(Debug)]
 struct Hand {
     packet_id: u16,
+    exactly_once: bool,
     settled: bool,
 }
 
@@ -129,9 +130,30 @@ pub struct Redelivery {
     stale: VecDeque<(u16, u64, u64)>,
     connection: u64,
     policy: IdPolicy,
+    /// See [`Redelivery::take_orphans`].
+    orphans: Vec<u16>,
 }
 
 impl Redelivery {
+    /// Before the first connection: identifiers and fingerprints of messages of QoS 2 that an earlier process made safe and that may not
+    /// be released.
+    pub fn restore(&mut self, unreleased: &[(u16, u64)], acks: &mut AckQueue) {
+        for &(packet_id, fingerprint) in unreleased {
+            // Of a connection that is lost before the first is made.
+            let (position, connection) = (acks.push(Ack::Pubrec(packet_id)), self.connection);
+            let entry =
+                Entry { exactly_once: true, fingerprint, state: State::Recorded, connection, position };
+            self.ids.insert(packet_id, entry);
+        }
+        acks.clear();
+    }
+
+    /// Identifiers of QoS 2 under which a message was or becomes safe that the broker will not deliver again, without a PUBREL: its session
+    /// is lost, or it uses the identifier for another.
+    pub fn take_orphans(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.orphans)
+    }
+
     /// Messages in hand, counting settled ones that came after one that is not.
     pub fn hands(&self) -> usize {
         self.hands.len()
@@ -171,11 +193,15 @@ impl Redelivery {
             // Reuse after a PUBACK on the same connection is the ordinary course of things.
             possible_repeat = same && !(here && written);
             acks.void(entry.position);
+            // What is in hand is an orphan when it is safe.
+            if entry.exactly_once && !matches!(entry.state, State::InHand { .. }) {
+                self.orphans.push(packet_id);
+            }
         }
         if !dup {
             self.policy.arrived(packet_id);
         }
-        self.hands.push_back(Hand { packet_id, settled: false });
+        self.hands.push_back(Hand { packet_id, exactly_once, settled: false });
         let sequence = self.settled_before + self.hands.len() as u64;
         let position = acks.push(delivery.ack());
         let state = State::InHand { sequence };
@@ -207,6 +233,8 @@ impl Redelivery {
         {
             entry.state = State::Settled;
             acks.settle(entry.position);
+        } else if hand.exactly_once {
+            self.orphans.push(hand.packet_id);
         }
         while self.hands.front().is_some_and(|hand| hand.settled) {
             self.hands.pop_front();
@@ -266,12 +294,14 @@ impl Redelivery {
         self.connection += 1;
     }
 
-    /// The broker does not have the session any more: all identifiers are void. What is in hand stays in hand.
-    pub fn session_lost(&mut self) {
+    /// The broker does not have the session any more: all identifiers are void; gives those of QoS 2. What is in hand stays in hand.
+    pub fn session_lost(&mut self) -> Vec<u16> {
+        let of_qos_2 = self.ids.iter().filter(|(_, entry)| entry.exactly_once).map(|(id, _)| *id).collect();
         self.ids.clear();
         self.unconfirmed.clear();
         self.stale.clear();
         self.policy = IdPolicy::default();
+        of_qos_2
     }
 
     fn forget_stale(&mut self, arrivals: u64) {

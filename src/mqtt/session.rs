@@ -15,6 +15,7 @@
 //!   parsing ([`Session::may_read`] is false) and goes on when enough is settled. MQTT has no other brake that
 //!   all brokers respect.
 
+mod opening;
 mod options;
 
 use std::collections::VecDeque;
@@ -24,10 +25,11 @@ use bytes::BytesMut;
 
 pub use self::options::{SessionError, SessionOptions};
 use super::ack::{Ack, AckQueue};
-use super::codec::{self, Codec, Connect, Limits, Packet, Publish, Reason, Refusal};
+use super::codec::{self, Codec, Connect, Packet, Publish};
 pub use super::event::{Event, SessionStats};
 use super::liveness::{Due, Liveness};
 use super::redelivery::{Arrival, Delivery, Redelivery, UNCONFIRMED_MAX, fingerprint, fingerprint_seed};
+use super::release::Releases;
 use super::subscription::Subscriptions;
 use crate::message::{AckToken, Body, Message, Qos, Settled};
 
@@ -68,7 +70,10 @@ pub struct Session {
     written: u64,
     acks: AckQueue,
     redelivery: Redelivery,
+    releases: Releases,
     subscriptions: Subscriptions,
+    /// SUBSCRIBE waits until the identifiers of a lost session are void on the disk.
+    subscribe_later: bool,
     liveness: Option<Liveness>,
     in_hand_messages: usize,
     in_hand_bytes: u64,
@@ -84,6 +89,9 @@ pub struct Session {
 impl Session {
     /// A session without a connection.
     pub fn new(options: SessionOptions) -> Self {
+        let mut acks = AckQueue::default();
+        let mut redelivery = Redelivery::default();
+        redelivery.restore(&options.unreleased, &mut acks);
         Session {
             seed: fingerprint_seed(&options.client_id),
             codec: Codec::new(options.version, options.max_packet_bytes),
@@ -92,8 +100,10 @@ impl Session {
             input: BytesMut::new(),
             output: BytesMut::new(),
             written: 0,
-            acks: AckQueue::default(),
-            redelivery: Redelivery::default(),
+            acks,
+            redelivery,
+            releases: Releases::new(options.hold_releases),
+            subscribe_later: false,
             subscriptions: Subscriptions::new(options.filters.clone()),
             liveness: None,
             in_hand_messages: 0,
@@ -181,7 +191,9 @@ impl Session {
                 // client that does not answer meets the same PUBREL on every connection.
                 (_, Packet::PubRel { packet_id }) => {
                     self.redelivery.released(packet_id, &mut self.acks);
-                    self.codec.write_pubcomp(packet_id, &mut self.output);
+                    if self.releases.pubrel(packet_id) {
+                        self.codec.write_pubcomp(packet_id, &mut self.output);
+                    }
                 }
                 (_, Packet::SubAck { packet_id, grants }) => self.suback(packet_id, &grants, now)?,
                 (_, Packet::PingResp) => {
@@ -192,69 +204,6 @@ impl Session {
             }
         }
         self.write_acks();
-        Ok(())
-    }
-
-    fn connack(
-        &mut self,
-        session_present: bool,
-        refusal: Option<Refusal>,
-        limits: Limits,
-        now: Instant,
-    ) -> Result<(), SessionError> {
-        if let Some(refusal) = refusal {
-            return Err(SessionError::Refused(refusal));
-        }
-        if !session_present {
-            // Before the next packet is parsed: its identifiers are of the new session.
-            self.redelivery.session_lost();
-            self.subscriptions.session_lost();
-        }
-        self.phase = Phase::Open;
-        self.connected_at = Some(now);
-        if let Some(liveness) = &mut self.liveness {
-            liveness.connected(limits.keep_alive_sec);
-        }
-        self.subscriptions.limit(limits.packet_bytes_max);
-        self.events.push_back(Event::Connected { session_present, limits });
-        self.subscribe(now)
-    }
-
-    fn subscribe(&mut self, now: Instant) -> Result<(), SessionError> {
-        self.retry_refused_at = None;
-        self.subscriptions.request(&self.codec, &mut self.output)?;
-        self.subscribing(now);
-        Ok(())
-    }
-
-    fn subscribing(&mut self, now: Instant) {
-        let pending = self.subscriptions.pending();
-        if let Some(liveness) = &mut self.liveness {
-            liveness.awaiting_suback(pending, now);
-        }
-        if !pending {
-            let (granted, refused) = self.subscriptions.count();
-            self.retry_refused_at = (refused > 0).then(|| now + REFUSED_RETRY);
-            // Once a minute nothing new is nothing to tell.
-            if self.told != Some((granted, refused)) {
-                self.told = Some((granted, refused));
-                self.events.push_back(Event::Subscribed { granted, refused });
-            }
-        }
-    }
-
-    fn suback(
-        &mut self,
-        packet_id: u16,
-        grants: &[Result<Qos, Reason>],
-        now: Instant,
-    ) -> Result<(), SessionError> {
-        let mut verdicts = Vec::new();
-        if !self.subscriptions.answered(packet_id, grants, &mut verdicts) {
-            return Err(SessionError::Unexpected("a SUBACK that answers no SUBSCRIBE"));
-        }
-        self.events.extend(verdicts.into_iter().map(Event::Filter));
-        self.subscribing(now);
         Ok(())
     }
 
@@ -294,7 +243,10 @@ impl Session {
         self.in_hand_messages += 1;
         self.in_hand_bytes += u64::from(cost);
         self.stats.received += 1;
-        let token = AckToken::new(sequence, cost);
+        let mut token = AckToken::new(sequence, cost);
+        if let Some(delivery) = delivery.filter(|delivery| delivery.exactly_once) {
+            token = token.exactly_once(packet_id, delivery.fingerprint);
+        }
         Some(Message { topic, body, properties, qos, retain, received_at_ms, delivery_id, token })
     }
 
@@ -332,6 +284,7 @@ impl Session {
 
     /// What has to follow every change.
     fn bookkeep(&mut self, now: Instant) {
+        self.redelivery.take_orphans().into_iter().for_each(|packet_id| self.releases.forget(packet_id));
         let reading = self.may_read();
         let Some(liveness) = &mut self.liveness else { return };
         liveness.reading(reading, now);
@@ -369,6 +322,7 @@ impl Session {
             Phase::AwaitingConnAck => true,
             Phase::Open => {
                 !self.stopped
+                    && !self.releases.is_voiding()
                     && self.acks.len() < self.options.in_flight_messages_max
                     && self.in_hand_messages < self.options.in_hand_messages_max
                     // Settled ones behind one that is not, over several sessions.
@@ -436,6 +390,8 @@ impl Session {
         self.acks.clear();
         self.redelivery.connection_lost(self.written);
         self.subscriptions.connection_lost();
+        self.releases.connection_lost();
+        self.subscribe_later = false;
     }
 
     /// Takes nothing more in. Acknowledgements and keep-alive go on.

@@ -1,9 +1,11 @@
 //! QoS 2 by packets: PUBREC when the message is safe, a redelivery before PUBREL passed on once, PUBREL always answered,
 //! identifiers void with their session.
 
+use rustix::process::Signal;
+
 use crate::support::kafka_broker::{Act, Api, Cluster, Gate};
 use crate::support::mqtt_broker::{MqttBroker, ids, numbered};
-use crate::support::process::Setup;
+use crate::support::process::{Gateway, Setup};
 use crate::support::wait;
 
 fn brokers() -> (MqttBroker, Cluster, Setup) {
@@ -120,4 +122,72 @@ fn in_the_spool_a_message_is_safe_and_its_redelivery_is_not_stored_again() {
     kafka.restart(1);
     second.publish_once("a/b", "next", 9);
     kafka.wait_for_values("t", 0, &[values, vec!["next".into()]].concat());
+}
+
+fn kill(mut gateway: Gateway) {
+    gateway.signal(Signal::KILL);
+    gateway.wait_for_exit(wait::PATIENCE);
+}
+
+#[test]
+fn killed_with_messages_in_the_spool_their_redeliveries_are_not_stored_again() {
+    let (mqtt, kafka, setup) = brokers();
+    kafka.stop(1);
+    let values = numbered("v", 30);
+    let setup = setup.spooling();
+    let gateway = setup.again().start();
+    let link = mqtt.session();
+    values.iter().zip(1..).for_each(|(value, id)| link.publish_once("a/b", value, id));
+    link.wait_for_pubrecs(&ids(1, 30));
+    // Of some the broker has heard, and released them; of others the PUBREC never arrived.
+    link.release(&ids(1, 10));
+    kill(gateway);
+    let gateway = setup.again().start();
+    let link = mqtt.resume();
+    link.release(&ids(11, 5));
+    values[15..].iter().zip(16..).for_each(|(value, id)| link.redeliver_once("a/b", value, id));
+    link.wait_for_pubrecs(&ids(16, 15));
+    kill(gateway);
+    // Once more, and Kafka is back meanwhile: the frames are gone, what is not released is still known.
+    kafka.restart(1);
+    let gateway = setup.again().start();
+    let link = mqtt.resume();
+    kafka.wait_for_values("t", 0, &values);
+    crate::support::spool_look::wait_until_empty(&setup);
+    kill(gateway);
+    let _gateway = setup.again().start();
+    let link_again = mqtt.resume();
+    values[20..].iter().zip(21..).for_each(|(value, id)| link_again.redeliver_once("a/b", value, id));
+    link_again.wait_for_pubrecs(&ids(21, 10));
+    link_again.release(&ids(16, 15));
+    link_again.publish_once("a/b", &values[29], 30);
+    link_again.wait_for_pubrecs(&[ids(21, 10), vec![30]].concat());
+    kafka.wait_for_values("t", 0, &[values.clone(), vec![values[29].clone()]].concat());
+    drop(link);
+}
+
+#[test]
+fn after_a_release_an_equal_message_under_the_same_identifier_is_no_redelivery_even_after_a_kill() {
+    let (mqtt, kafka, setup) = brokers();
+    kafka.stop(1);
+    let setup = setup.spooling();
+    let gateway = setup.again().start();
+    let link = mqtt.session();
+    link.publish_once("a/b", "x", 1);
+    link.wait_for_pubrecs(&[1]);
+    link.release(&[1]);
+    kill(gateway);
+    // The broker sent the next message, which is equal, to a process that died before it was safe: so DUP is set.
+    let gateway = setup.again().start();
+    let link = mqtt.resume();
+    link.redeliver_once("a/b", "x", 1);
+    link.wait_for_pubrecs(&[1]);
+    kill(gateway);
+    // In a new session all is void.
+    let _gateway = setup.again().start();
+    let link = mqtt.session();
+    link.redeliver_once("a/b", "x", 1);
+    link.wait_for_pubrecs(&[1]);
+    kafka.restart(1);
+    kafka.wait_for_values("t", 0, &["x", "x", "x"]);
 }

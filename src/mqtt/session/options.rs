@@ -31,6 +31,10 @@ pub struct SessionOptions {
     pub in_flight_messages_max: usize,
     /// Messages of any QoS that may be in hand.
     pub in_hand_messages_max: usize,
+    /// Packet identifiers and fingerprints of messages of QoS 2 that an earlier process made safe and that may not be released.
+    pub unreleased: Vec<(u16, u64)>,
+    /// Releases must be made durable ([`super::Session::take_releases`]) before the broker hears of them.
+    pub hold_releases: bool,
     /// Bytes that may be in hand; one message goes over it, so that a large one is never stuck.
     pub in_hand_bytes_max: u64,
 }

@@ -88,3 +88,86 @@ fn a_subscription_of_qos_2_takes_any_qos() {
     (0..3).for_each(|_| rig.settle(0));
     assert_eq!(rig.sent(), [Sent::Puback(1), Sent::Pubrec(2)]);
 }
+
+/// As with a spool on a disk.
+fn holding(unreleased: Vec<(u16, u64)>) -> SessionOptions {
+    SessionOptions { hold_releases: true, unreleased, ..options() }
+}
+
+fn id_of(id: u16, payload: &'static [u8]) -> u64 {
+    fingerprint(fingerprint_seed("gateway"), id, "a/b", &Body::Payload(bytes::Bytes::from_static(payload)))
+}
+
+#[test]
+fn with_a_disk_pubcomp_waits_for_the_release_and_goes_out_on_its_connection_only() {
+    let mut rig = Rig::connected(holding(Vec::new()));
+    rig.receive(&publish_once(false, 7, b"x"));
+    rig.settle(0);
+    assert_eq!(rig.sent(), [Sent::Pubrec(7)]);
+    rig.receive(&pubrel(7));
+    assert_eq!((rig.sent(), rig.session.take_releases()), (vec![], Some(vec![7])));
+    rig.lose();
+    rig.session.released(rig.now).unwrap();
+    rig.connect(true);
+    assert_eq!(rig.sent(), [], "the broker will ask again");
+    rig.receive(&pubrel(7));
+    assert_eq!(rig.session.take_releases(), Some(vec![7]));
+    rig.session.released(rig.now).unwrap();
+    assert_eq!(rig.sent(), [Sent::Pubcomp(7)]);
+}
+
+#[test]
+fn what_an_earlier_process_made_safe_is_not_passed_on_until_it_is_released() {
+    let mut rig = Rig::new(holding(vec![(7, id_of(7, b"x")), (8, id_of(8, b"y"))]));
+    rig.connect(true);
+    rig.receive(
+        &[publish_once(true, 7, b"x"), publish_once(true, 8, b"other"), publish_once(false, 9, b"z")]
+            .concat(),
+    );
+    assert_eq!(rig.payloads(), [&b"other"[..], b"z"], "another content is another message");
+    assert_eq!(rig.session.take_releases(), Some(vec![8]), "what was stored of it is forgotten");
+    rig.session.released(rig.now).unwrap();
+    (0..2).for_each(|_| rig.settle(0));
+    assert_eq!(rig.sent(), [7, 8, 9].map(Sent::Pubrec));
+    rig.receive(&pubrel(7));
+    rig.session.take_releases().unwrap();
+    rig.session.released(rig.now).unwrap();
+    rig.receive(&publish_once(false, 7, b"x"));
+    assert_eq!(rig.payloads(), [b"x"], "the identifier's next message may be equal");
+}
+
+#[test]
+fn a_lost_session_is_forgotten_on_the_disk_before_anything_is_subscribed_or_read() {
+    let mut rig = Rig::new(holding(vec![(7, id_of(7, b"x"))]));
+    for _ in 0..2 {
+        rig.session.open(rig.now).unwrap();
+        rig.sent();
+        // The second time the broker has the session that it made the first time.
+        rig.receive(&[vec![0x20, 2, 0, 0], publish_once(true, 7, b"x")].concat());
+        assert_eq!((rig.sent(), rig.payloads().len(), rig.session.may_read()), (vec![], 0, false));
+        rig.lose();
+    }
+    rig.session.open(rig.now).unwrap();
+    rig.sent();
+    rig.receive(&[vec![0x20, 2, 1, 0], publish_once(true, 7, b"x")].concat());
+    assert_eq!(rig.payloads().len(), 0);
+    assert_eq!(rig.session.take_releases(), Some(vec![7]));
+    rig.session.released(rig.now).unwrap();
+    assert_eq!(rig.sent(), [Sent::Subscribe(1)]);
+    rig.receive(&[]);
+    assert_eq!(rig.payloads(), [b"x"]);
+}
+
+#[test]
+fn what_is_in_hand_of_a_lost_session_is_forgotten_when_it_is_safe() {
+    let mut rig = Rig::connected(holding(Vec::new()));
+    rig.receive(&publish_once(false, 7, b"x"));
+    rig.lose();
+    rig.session.open(rig.now).unwrap();
+    rig.receive(&[0x20, 2, 0, 0]);
+    assert_eq!(rig.session.take_releases(), Some(vec![7]));
+    rig.session.released(rig.now).unwrap();
+    // It goes to the spool only now, with its identifier.
+    rig.settle(0);
+    assert_eq!(rig.session.take_releases(), Some(vec![7]));
+}

@@ -3,6 +3,7 @@
 
 use super::super::codec::Version;
 use super::super::liveness::Overdue;
+use super::super::reason::{Reason, Refusal};
 use super::super::subscription::Verdict;
 use super::*;
 use crate::message::Qos;
@@ -21,6 +22,8 @@ pub(super) fn options() -> SessionOptions {
         clean_session: false,
         version: Version::V311,
         session_expiry_sec: 0,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: vec![("a/#".into(), Qos::AtLeastOnce)],
         max_packet_bytes: 8 * 1024 * 1024,
         in_flight_messages_max: 1000,

@@ -1,6 +1,6 @@
 //! The session against a broker written from the specification, at random: publishes, cuts in both directions,
 //! settlements in any order, lost sessions, both ways of giving identifiers away, limits that are reached; QoS 0, 1 and 2,
-//! MQTT 3.1.1 and 5.
+//! MQTT 3.1.1 and 5; releases that wait for a disk, or for none.
 
 use super::*;
 use proptest::prelude::*;
@@ -24,6 +24,8 @@ enum Op {
     Cut { session_kept: bool },
     /// Time passes.
     Pass(u64),
+    /// The disk takes up a batch of releases, or is done with it.
+    Disk,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -37,6 +39,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0_usize..100).prop_map(Op::Settle),
         1 => prop::bool::weighted(0.8).prop_map(|session_kept| Op::Cut { session_kept }),
         1 => (1_u64..4).prop_map(Op::Pass),
+        2 => Just(Op::Disk),
     ]
 }
 
@@ -196,6 +199,8 @@ struct World {
     settled: HashMap<String, usize>,
     seen: usize,
     number: usize,
+    /// Releases that the disk is busy with.
+    releasing: Vec<u16>,
 }
 
 impl World {
@@ -246,6 +251,17 @@ impl World {
                 self.broker.cut(*session_kept);
                 self.rig.session.open(self.rig.now).unwrap();
             }
+            Op::Disk if self.releasing.is_empty() => {
+                self.releasing = self.rig.session.take_releases().unwrap_or_default();
+            }
+            Op::Disk => {
+                self.releasing.clear();
+                self.rig.session.released(self.rig.now).unwrap();
+                if self.rig.session.may_read() && self.rig.session.has_input() {
+                    self.rig.receive(&[]);
+                    self.hand_on();
+                }
+            }
             Op::Pass(seconds) => {
                 self.rig.pass(*seconds);
                 // The model is slower than any broker: an answer on its way is not overdue.
@@ -284,7 +300,7 @@ impl World {
     fn finish(&mut self) {
         for _ in 0..10_000 {
             let ops = [Op::Pump, Op::ToClient(1000), Op::FromClient(1000), Op::ToBroker(1000), Op::Settle(0)];
-            ops.iter().for_each(|op| self.step(op));
+            ops.iter().chain(&[Op::Disk, Op::Disk]).for_each(|op| self.step(op));
             let broker = &self.broker;
             let quiet = broker.queue.is_empty() && broker.in_flight.is_empty() && broker.output.is_empty();
             if quiet && self.rig.messages.is_empty() && self.wire.is_empty() && broker.accepted {
@@ -304,12 +320,13 @@ fn version(five: bool) -> Version {
     if five { Version::V5 } else { Version::V311 }
 }
 
-fn world(version: Version, ascending: bool, window: usize) -> World {
+fn world(version: Version, hold_releases: bool, ascending: bool, window: usize) -> World {
     let mut rig = Rig::new(SessionOptions {
         in_flight_messages_max: 4,
         in_hand_messages_max: 6,
         keep_alive_sec: 2,
         version,
+        hold_releases,
         ..options()
     });
     rig.session.open(rig.now).unwrap();
@@ -337,6 +354,7 @@ fn world(version: Version, ascending: bool, window: usize) -> World {
         settled: HashMap::new(),
         seen: 0,
         number: 0,
+        releasing: Vec::new(),
     }
 }
 
@@ -346,11 +364,12 @@ proptest! {
     #[test]
     fn nothing_is_lost_passed_on_twice_or_acknowledged_early_or_out_of_order(
         five: bool,
+        hold: bool,
         ascending: bool,
         window in 1_usize..9,
         ops in prop::collection::vec(op(), 1..400),
     ) {
-        let mut world = world(version(five), ascending, window);
+        let mut world = world(version(five), hold, ascending, window);
         let mut thrown_away: Vec<String> = Vec::new();
         for op in &ops {
             if let Op::Cut { session_kept: false } = op {
@@ -388,9 +407,10 @@ proptest! {
     #[test]
     fn a_broker_that_goes_round_all_ids_causes_no_repeat_at_all(
         five: bool,
+        hold: bool,
         ops in prop::collection::vec(op(), 1..300),
     ) {
-        let mut world = world(version(five), true, 4);
+        let mut world = world(version(five), hold, true, 4);
         // Until the session has seen how this broker gives identifiers away.
         for _ in 0..120 {
             world.step(&Op::Publish { equal: false, qos: 1 });
