@@ -24,6 +24,7 @@ pub mod cli;
 pub mod clients;
 pub mod config;
 
+pub mod auth;
 pub mod backoff;
 pub mod clock;
 pub mod error;

@@ -2,21 +2,24 @@
 //! brokers. The only place that knows the names on both sides.
 
 use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::auth::TokenSource;
 use crate::clock;
-use crate::config::{self, Config, MqttQos, MqttVersion};
+use crate::config::{self, Config, KafkaSasl, MqttQos, MqttVersion};
 use crate::error::chain;
 use crate::fs::StdFs;
 use crate::kafka::client::{Client, ClientOptions};
 use crate::kafka::compression::Compression;
-use crate::kafka::connection::ConnectionOptions;
+use crate::kafka::connection::{ConnectionOptions, Security};
 use crate::kafka::error::ErrorCode;
 use crate::kafka::producer::ProducerOptions;
+use crate::kafka::sasl::Credentials;
 use crate::message::Qos;
 use crate::mqtt::codec::Version;
 use crate::mqtt::probe::probe;
@@ -60,7 +63,7 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
         },
         dead_letter_topic: config.routes.dead_letter_topic.clone(),
         producer: producer_options(&config.kafka),
-        connection: connection_options(),
+        connection: connection_options(&config.kafka)?,
         backlog: backlog_options(&config, spool.as_ref()),
         router,
     };
@@ -76,12 +79,13 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
         shutdown_timeout: config.run.shutdown_timeout,
     };
     info!(
-        "tidegate {}: MQTT {} as {:?}, {} filters; Kafka {}",
+        "tidegate {}: MQTT {} as {:?}, {} filters; Kafka {} by {}",
         env!("CARGO_PKG_VERSION"),
         config.mqtt.broker,
         config.mqtt.client_id,
         options.session.filters.len(),
-        config.kafka.brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        config.kafka.brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        config.kafka.security.protocol.word()
     );
     Ok(pipeline::run(options)?)
 }
@@ -101,7 +105,8 @@ pub fn reach_mqtt(config: &Config) -> Result<String, String> {
 /// # Errors
 /// What keeps the cluster from being used, in words.
 pub fn reach_kafka(config: &Config) -> Result<String, String> {
-    let options = ClientOptions { connection: connection_options(), timeout: CHECK_TIMEOUT };
+    let connection = connection_options(&config.kafka).map_err(|error| error.to_string())?;
+    let options = ClientOptions { connection, timeout: CHECK_TIMEOUT };
     let mut client = Client::connect(&bootstrap(&config.kafka), options).map_err(|error| chain(&error))?;
     let rules = &config.routes.rules;
     let constant = rules.all().iter().filter_map(|rule| rule.target.constant());
@@ -241,10 +246,28 @@ fn bootstrap(kafka: &config::Kafka) -> Vec<(String, u16)> {
     kafka.brokers.iter().map(|broker| (broker.host.clone(), broker.port)).collect()
 }
 
-fn connection_options() -> ConnectionOptions {
-    ConnectionOptions {
+fn connection_options(kafka: &config::Kafka) -> io::Result<ConnectionOptions> {
+    Ok(ConnectionOptions {
         client_id: KAFKA_CLIENT_ID.to_owned(),
         connect_timeout: KAFKA_CONNECT_TIMEOUT,
         response_max_bytes: KAFKA_RESPONSE_BYTES_MAX,
-    }
+        security: security(&kafka.security)?,
+    })
+}
+
+/// What protects the connections to Kafka. With OAUTHBEARER this starts the token thread, which ends with the last
+/// connection's options.
+///
+/// # Errors
+/// The operating system refuses a thread.
+pub fn security(security: &config::KafkaSecurity) -> io::Result<Security> {
+    let sasl = match security.sasl.clone() {
+        None => None,
+        Some(KafkaSasl::Plain { user, password }) => Some(Credentials::Plain { user, password }),
+        Some(KafkaSasl::Scram { hash, user, password }) => Some(Credentials::Scram { hash, user, password }),
+        Some(KafkaSasl::OAuthBearer { token, extensions }) => {
+            Some(Credentials::OAuthBearer { tokens: TokenSource::start(token)?, extensions })
+        }
+    };
+    Ok(Security { tls: security.tls.clone(), sasl })
 }

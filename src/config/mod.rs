@@ -6,8 +6,8 @@
 //!            (source: reads)                                  (parse: pure)
 //! ```
 //!
-//! The only reader of the environment; it never changes it. Knows rules and topics (`route`), nothing of sessions or
-//! connections. Invariants: a [`Config`] is valid as a whole; no secret is in an error, a warning or debug output; a
+//! The only reader of the environment; it never changes it. Knows rules and topics (`route`) and what options others take, nothing of sessions
+//! or connections. Invariants: a [`Config`] is valid as a whole; no secret is in an error, a warning or debug output; a
 //! setting that is not supported yet is refused, never ignored.
 
 pub mod document;
@@ -25,8 +25,11 @@ pub use error::{ConfigErrors, Problem};
 use log::LevelFilter;
 pub use source::Variables;
 
+use crate::auth::TokenOptions;
+use crate::kafka::sasl::Hash;
 use crate::route::Rules;
 use crate::secret::Secret;
+use crate::tls::TlsOptions;
 
 /// Read in DEVELOP, in the working directory.
 const DOT_ENV: &str = ".env";
@@ -194,6 +197,8 @@ impl fmt::Display for HostPort {
 pub struct Kafka {
     /// KAFKA_BROKER: the bootstrap list, not empty.
     pub brokers: Vec<HostPort>,
+    /// How it is talked to.
+    pub security: KafkaSecurity,
     /// KAFKA_COMPRESSION.
     pub compression: Compression,
     /// KAFKA_LINGER_MS; zero is adaptive.
@@ -204,6 +209,88 @@ pub struct Kafka {
     pub acks: Acks,
     /// KAFKA_HEADERS.
     pub headers: Headers,
+}
+
+/// KAFKA_SECURITY_PROTOCOL with what it needs.
+#[derive(Debug, Clone)]
+pub struct KafkaSecurity {
+    /// As it was named, or as SASL_SSL has it.
+    pub protocol: SecurityProtocol,
+    /// KAFKA_CA_FILE, KAFKA_CERT_FILE and KAFKA_KEY_FILE, where the protocol has TLS.
+    pub tls: Option<TlsOptions>,
+    /// Where the protocol has SASL.
+    pub sasl: Option<KafkaSasl>,
+}
+
+/// KAFKA_SECURITY_PROTOCOL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecurityProtocol {
+    /// Neither.
+    Plaintext,
+    /// TLS.
+    Ssl,
+    /// SASL without TLS.
+    SaslPlaintext,
+    /// Both.
+    SaslSsl,
+}
+
+impl SecurityProtocol {
+    /// All of them.
+    pub const ALL: [SecurityProtocol; 4] = [
+        SecurityProtocol::Plaintext,
+        SecurityProtocol::Ssl,
+        SecurityProtocol::SaslPlaintext,
+        SecurityProtocol::SaslSsl,
+    ];
+
+    /// As it is written in the environment.
+    pub fn word(self) -> &'static str {
+        match self {
+            SecurityProtocol::Plaintext => "PLAINTEXT",
+            SecurityProtocol::Ssl => "SSL",
+            SecurityProtocol::SaslPlaintext => "SASL_PLAINTEXT",
+            SecurityProtocol::SaslSsl => "SASL_SSL",
+        }
+    }
+
+    /// Whether connections are encrypted.
+    pub fn has_tls(self) -> bool {
+        matches!(self, SecurityProtocol::Ssl | SecurityProtocol::SaslSsl)
+    }
+
+    /// Whether the client says by SASL who it is.
+    pub fn has_sasl(self) -> bool {
+        matches!(self, SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl)
+    }
+}
+
+/// SASL_MECHANISM with what it needs.
+#[derive(Debug, Clone)]
+pub enum KafkaSasl {
+    /// PLAIN.
+    Plain {
+        /// SASL_USERNAME.
+        user: String,
+        /// SASL_PASSWORD.
+        password: Secret,
+    },
+    /// SCRAM-SHA-256 or SCRAM-SHA-512.
+    Scram {
+        /// Which.
+        hash: Hash,
+        /// SASL_USERNAME.
+        user: String,
+        /// SASL_PASSWORD.
+        password: Secret,
+    },
+    /// OAUTHBEARER.
+    OAuthBearer {
+        /// How tokens are fetched.
+        token: TokenOptions,
+        /// SASL_OAUTHBEARER_EXTENSIONS.
+        extensions: Vec<(String, String)>,
+    },
 }
 
 /// KAFKA_COMPRESSION.
@@ -339,6 +426,14 @@ pub fn gather(env_file: Option<&Path>) -> Result<Variables, ConfigErrors> {
     if problems.is_empty() { Ok(variables) } else { Err(ConfigErrors(problems)) }
 }
 
+/// How Kafka is talked to, by these variables: for the clients.
+///
+/// # Errors
+/// All problems.
+pub fn kafka_security(variables: &Variables) -> Result<KafkaSecurity, ConfigErrors> {
+    parse::security(variables)
+}
+
 impl Config {
     /// Validates variables, wherever they are from. Reads nothing.
     ///
@@ -365,7 +460,9 @@ impl Config {
         dot_env: &Path,
         mut problems: Vec<Problem>,
     ) -> Result<Self, ConfigErrors> {
-        source::complete(&mut variables, env_file, dot_env, &mut problems);
-        parse::validate(&variables, problems)
+        let warnings = source::complete(&mut variables, env_file, dot_env, &mut problems);
+        let mut config = parse::validate(&variables, problems)?;
+        config.warnings.splice(0..0, warnings);
+        Ok(config)
     }
 }

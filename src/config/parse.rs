@@ -4,6 +4,7 @@
 //! An empty value is the same as none, as container tools pass `X=` for "not given"; KAFKA_KEY alone may be empty.
 
 mod mqtt;
+mod security;
 mod store;
 
 use std::collections::BTreeSet;
@@ -13,15 +14,13 @@ pub(super) use self::mqtt::{BrokerUrl, parse_broker_url};
 use super::error::{ConfigErrors, Problem};
 use super::source::Variables;
 use super::variables::{self, Since, Standard, VARIABLES};
-use super::{Acks, Compression, Config, Headers, HostPort, Kafka, LogLevel, Routes, Run, RunMode};
+use super::{
+    Acks, Compression, Config, Headers, HostPort, Kafka, KafkaSecurity, LogLevel, Routes, Run, RunMode,
+};
 use crate::route::{KeyTemplate, Rule, RuleKind, Rules, TopicFilter, TopicTemplate, kafka_topic};
 
 /// The port of Kafka when the bootstrap list names none.
 const KAFKA_PORT: u16 = 9092;
-
-/// What the seed reads only when SASL_SSL is true.
-const OF_THE_SEED_WITH_SASL_SSL: [&str; 3] =
-    ["SASL_OAUTHBEARER_CLIENT_ID", "SASL_OAUTHBEARER_CLIENT_SECRET", "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI"];
 
 /// Reads the variables and gathers what is wrong with them.
 struct Reader<'a> {
@@ -47,6 +46,15 @@ pub(super) fn validate(variables: &Variables, problems: Vec<Problem>) -> Result<
             Ok(Config { run, mqtt, kafka, routes, restore, spool, warnings })
         }
         _ => Err(ConfigErrors(problems)),
+    }
+}
+
+/// What [`super::kafka_security`] is about.
+pub(super) fn security(variables: &Variables) -> Result<KafkaSecurity, ConfigErrors> {
+    let mut reader = Reader { variables, problems: Vec::new(), warnings: Vec::new() };
+    match reader.kafka_security() {
+        Some(security) if reader.problems.is_empty() => Ok(security),
+        _ => Err(ConfigErrors(reader.problems)),
     }
 }
 
@@ -120,16 +128,10 @@ impl Reader<'_> {
     }
 
     fn refuse_what_is_not_there_yet(&mut self) {
-        // The seed's own .env names a token endpoint beside SASL_SSL=false, where the seed does not look at it either.
-        let is_off = self.raw("SASL_SSL").is_some_and(|text| text.trim().eq_ignore_ascii_case("false"));
         for variable in VARIABLES {
             if let Since::NotYet(why) = variable.since
                 && self.raw(variable.name).is_some()
             {
-                if is_off && OF_THE_SEED_WITH_SASL_SSL.contains(&variable.name) {
-                    self.warnings.push(format!("{} has no effect: SASL_SSL is false", variable.name));
-                    continue;
-                }
                 self.problem(variable.name, format!("it is not supported yet ({why}): leave it out"));
             }
         }
@@ -164,14 +166,7 @@ impl Reader<'_> {
 
     fn kafka(&mut self) -> Option<Kafka> {
         let brokers = self.kafka_brokers();
-        let no_tls = "TLS and SASL are not supported yet";
-        self.choice(
-            "SASL_SSL",
-            &[("false", ())],
-            &[("true", no_tls), ("1", no_tls), ("t", no_tls), ("yes", no_tls)],
-        );
-        let secured = [("SSL", no_tls), ("SASL_PLAINTEXT", no_tls), ("SASL_SSL", no_tls)];
-        self.choice("KAFKA_SECURITY_PROTOCOL", &[("PLAINTEXT", ())], &secured);
+        let security = self.kafka_security();
         let codecs = [
             ("none", Compression::None),
             ("gzip", Compression::Gzip),
@@ -192,6 +187,7 @@ impl Reader<'_> {
         let headers = self.headers();
         Some(Kafka {
             brokers: brokers?,
+            security: security?,
             compression: compression?,
             linger: Duration::from_millis(linger_ms),
             batch_bytes,

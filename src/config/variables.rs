@@ -82,8 +82,6 @@ impl Group {
     }
 }
 
-const NO_TLS: &str = "TLS is not in this version";
-const NO_SASL: &str = "SASL authentication is not in this version";
 const NO_HTTP: &str = "the HTTP endpoint is not in this version";
 
 const fn variable(
@@ -247,13 +245,13 @@ pub const VARIABLES: &[Variable] = &[
         Kafka,
         "SASL_SSL",
         Value("false"),
-        "false: PLAINTEXT. true (TLS and OAUTHBEARER) is refused until it is supported.",
+        "true: TLS and SASL (SASL_SSL), by default with OAUTHBEARER. false: as KAFKA_SECURITY_PROTOCOL says.",
     ),
     here(
         Kafka,
         "KAFKA_SECURITY_PROTOCOL",
-        Value("PLAINTEXT"),
-        "PLAINTEXT. SSL, SASL_PLAINTEXT and SASL_SSL are refused until they are supported.",
+        Nothing,
+        "PLAINTEXT, SSL (TLS), SASL_PLAINTEXT or SASL_SSL. Without it SASL_SSL if SASL_SSL is true, else PLAINTEXT.",
     ),
     here(
         Kafka,
@@ -281,26 +279,61 @@ pub const VARIABLES: &[Variable] = &[
         "all (or -1): every in-sync replica. 1: the leader alone, which loses what it had when it dies. 0 is refused: \
          nothing would be known to be safe.",
     ),
-    later(
+    here(
         Kafka,
         "KAFKA_CA_FILE",
-        NO_TLS,
-        "PEM file of the authorities that the Kafka brokers are checked against.",
+        Nothing,
+        "PEM file of the authorities that the Kafka brokers are checked against; the system's without it. Like the next two it \
+         is read for each new connection.",
     ),
-    later(Kafka, "KAFKA_CERT_FILE", NO_TLS, "PEM file of the client certificate for Kafka."),
-    later(Kafka, "KAFKA_KEY_FILE", NO_TLS, "PEM file of the client key for Kafka."),
-    later(Kafka, "SASL_MECHANISM", NO_SASL, "OAUTHBEARER, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
-    later(Kafka, "SASL_USERNAME", NO_SASL, "User name for PLAIN and SCRAM."),
-    secret(later(Kafka, "SASL_PASSWORD", NO_SASL, "Password for PLAIN and SCRAM.")),
-    later(Kafka, "SASL_OAUTHBEARER_CLIENT_ID", NO_SASL, "Client id at the token endpoint."),
-    secret(later(Kafka, "SASL_OAUTHBEARER_CLIENT_SECRET", NO_SASL, "Client secret at the token endpoint.")),
-    later(Kafka, "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI", NO_SASL, "Where tokens are fetched."),
-    later(Kafka, "SASL_OAUTHBEARER_SCOPE", NO_SASL, "Scope asked for."),
-    later(
+    here(
+        Kafka,
+        "KAFKA_CERT_FILE",
+        Nothing,
+        "PEM file of the client certificate for Kafka (mTLS), followed by those between it and its authority.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_KEY_FILE",
+        Nothing,
+        "PEM file of the key of KAFKA_CERT_FILE: PKCS#8, PKCS#1 or SEC1, not encrypted.",
+    ),
+    here(
+        Kafka,
+        "SASL_MECHANISM",
+        Value("OAUTHBEARER"),
+        "OAUTHBEARER, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. No effect without SASL.",
+    ),
+    here(Kafka, "SASL_USERNAME", Nothing, "User name for PLAIN and SCRAM."),
+    secret(here(Kafka, "SASL_PASSWORD", Nothing, "Password for PLAIN and SCRAM.")),
+    here(Kafka, "SASL_OAUTHBEARER_CLIENT_ID", Nothing, "Client id at the token endpoint."),
+    secret(here(Kafka, "SASL_OAUTHBEARER_CLIENT_SECRET", Nothing, "Client secret at the token endpoint.")),
+    here(
+        Kafka,
+        "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI",
+        Nothing,
+        "Where tokens are fetched by the client-credentials grant (RFC 6749 section 4.4): https://HOST[:PORT]/PATH. http is \
+         taken too, and warned of if it is not this machine.",
+    ),
+    here(Kafka, "SASL_OAUTHBEARER_SCOPE", Nothing, "Scope asked for; the endpoint's default without it."),
+    here(
+        Kafka,
+        "SASL_OAUTHBEARER_CLIENT_AUTH",
+        Value("post"),
+        "How the client proves who it is to the token endpoint: post (client_id and client_secret in the body) or basic (the \
+         Authorization header).",
+    ),
+    here(
+        Kafka,
+        "SASL_OAUTHBEARER_EXTENSIONS",
+        Nothing,
+        "SASL extensions (KIP-342), passed through to the brokers: key=value,...",
+    ),
+    here(
         Kafka,
         "SASL_OAUTHBEARER_CA_FILE",
-        NO_SASL,
-        "PEM file of the authorities that the token endpoint is checked against.",
+        Nothing,
+        "PEM file of the authorities that the token endpoint is checked against; the system's without it.",
     ),
     here(
         Store,

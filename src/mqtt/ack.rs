@@ -109,7 +109,7 @@ mod tests {
         let [a, b, c] = acks.map(|ack| queue.push(ack));
         queue.settle(c);
         queue.settle(b);
-        assert_eq!(drain(&mut queue), []);
+        assert_eq!(drain(&mut queue), Vec::<Ack>::new());
         queue.settle(a);
         assert_eq!(drain(&mut queue), acks);
         assert!(queue.is_empty());
@@ -132,7 +132,7 @@ mod tests {
         queue.clear();
         let new = queue.push(Ack::Pubrec(1));
         queue.settle(old);
-        assert_eq!(drain(&mut queue), []);
+        assert_eq!(drain(&mut queue), Vec::<Ack>::new());
         queue.settle(new);
         queue.settle(new);
         assert_eq!(drain(&mut queue), [Ack::Pubrec(1)]);

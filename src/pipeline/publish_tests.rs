@@ -57,6 +57,7 @@ fn a_broken_invariant_is_the_reason_that_is_told_whatever_waits() {
             client_id: "test".to_owned(),
             connect_timeout: Duration::from_secs(1),
             response_max_bytes: 1 << 20,
+            security: crate::kafka::connection::Security::default(),
         },
         backlog: backlog_options(),
     };

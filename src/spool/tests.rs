@@ -62,7 +62,7 @@ fn nothing_is_written_while_nothing_is_spooled() {
     let fs = MemFs::new(1);
     let mut spool = new(&fs);
     spool.checkpoint().unwrap();
-    assert_eq!(ids(&mut spool, "a"), []);
+    assert_eq!(ids(&mut spool, "a"), [0_u64; 0]);
     assert_eq!(fs.written(), 0);
 }
 

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 
-use super::{NamedFile, TlsError, TlsOptions};
+use super::{TlsError, TlsOptions};
 
 /// Cannot exist in this build.
 #[derive(Debug)]
@@ -77,12 +77,14 @@ impl Session {
     pub fn closed_early(&self) -> TlsError {
         match self.0 {}
     }
+
+    /// See the build with TLS.
+    pub fn not_answered(&self) -> TlsError {
+        match self.0 {}
+    }
 }
 
-/// Refuses.
-///
-/// # Errors
-/// Always [`TlsError::NotBuiltIn`].
-pub fn root_certificates(_: Option<&NamedFile>) -> Result<Vec<Vec<u8>>, TlsError> {
-    Err(TlsError::NotBuiltIn)
+/// There is no error of TLS.
+pub fn explain_foreign(_: &TlsOptions, _: &str, _: &(dyn std::error::Error + 'static)) -> Option<TlsError> {
+    None
 }

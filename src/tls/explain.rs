@@ -10,6 +10,34 @@ pub struct Peer {
     pub options: TlsOptions,
 }
 
+/// Makes ring the cryptography of a client that makes its own rustls connections. Doing it twice is the same as once.
+pub fn prepare_process() {
+    // Only an error if it was done before.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// The message for an error of such a client, if one of rustls is in it.
+pub fn explain_foreign(
+    options: &TlsOptions,
+    host: &str,
+    error: &(dyn std::error::Error + 'static),
+) -> Option<TlsError> {
+    let peer = Peer { host: host.to_owned(), options: options.clone() };
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<Error>() {
+            return Some(explain(&peer, error));
+        }
+        // What an I/O error wraps is not its source, but whose source its source is.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped as &(dyn std::error::Error + 'static)),
+            None => error.source(),
+        };
+    }
+    None
+}
+
 /// The one message for an error of rustls.
 pub fn explain(peer: &Peer, error: &Error) -> TlsError {
     let host = peer.host.clone();

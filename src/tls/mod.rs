@@ -28,14 +28,14 @@ use std::io;
 use std::path::PathBuf;
 
 #[cfg(feature = "tls")]
-pub use self::files::client_config;
-pub use self::files_or_absent::root_certificates;
-pub use self::session::Session;
-
+pub use self::explain::{explain_foreign, prepare_process};
 #[cfg(feature = "tls")]
-use self::files as files_or_absent;
+pub use self::files::client_config;
+#[cfg(feature = "tls")]
+pub use self::files::root_certificates;
+pub use self::session::Session;
 #[cfg(not(feature = "tls"))]
-use self::session as files_or_absent;
+pub use self::session::explain_foreign;
 
 /// Whether this build has TLS.
 pub const IS_BUILT_IN: bool = cfg!(feature = "tls");

@@ -101,4 +101,10 @@ impl Session {
         let what = "it closed the connection during the handshake: it may not speak TLS on this port, or refuse ours";
         TlsError::Failed { host: self.peer.host.clone(), what: what.to_owned() }
     }
+
+    /// The message for a peer that lets the handshake wait: a port without TLS may do so for ever.
+    pub fn not_answered(&self) -> TlsError {
+        let what = "it did not answer the handshake in time: it may not speak TLS on this port";
+        TlsError::Failed { host: self.peer.host.clone(), what: what.to_owned() }
+    }
 }

@@ -96,13 +96,8 @@ fn each_wrong_value_is_refused_by_its_name() {
 #[test]
 fn settings_of_later_releases_are_refused_and_not_ignored() {
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start());
-    for (name, value) in
-        [("SASL_SSL", "true"), ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"), ("HTTP_LISTEN", "127.0.0.1:0")]
-    {
-        let setup = Setup::new(&mqtt, &kafka).wildcards("ok/#:t").set(name, value);
-        let stderr = refused(&setup);
-        assert!(stderr.contains(name), "{name}={value}: {stderr}");
-    }
+    let stderr = refused(&Setup::new(&mqtt, &kafka).wildcards("ok/#:t").set("HTTP_LISTEN", "127.0.0.1:0"));
+    assert!(stderr.contains("HTTP_LISTEN"), "{stderr}");
 }
 
 #[test]

@@ -24,6 +24,9 @@ mod mqtt_5;
 mod mqtt_faults;
 mod shutdown;
 
+#[cfg(feature = "tls")]
+mod secured;
+
 mod cli;
 mod config;
 
