@@ -11,7 +11,7 @@ use log::{info, warn};
 
 use crate::auth::TokenSource;
 use crate::clock;
-use crate::config::{self, Config, KafkaSasl, MqttQos};
+use crate::config::{self, Config, KafkaSasl, MqttQos, MqttVersion};
 use crate::error::chain;
 use crate::fs::StdFs;
 use crate::kafka::client::{Client, ClientOptions};
@@ -21,6 +21,7 @@ use crate::kafka::error::ErrorCode;
 use crate::kafka::producer::ProducerOptions;
 use crate::kafka::sasl::Credentials;
 use crate::message::Qos;
+use crate::mqtt::codec::Version;
 use crate::mqtt::probe::probe;
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
@@ -31,6 +32,7 @@ use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOpt
 use crate::route::{Router, Rules};
 use crate::spool::{self, DiskSpool, MemorySpool, SpoolError, Store};
 use crate::thread;
+use crate::tls::{ClientCertificate, NamedFile, TlsOptions};
 
 /// What the gateway is called in Kafka's logs and quotas.
 const KAFKA_CLIENT_ID: &str = "tidegate";
@@ -57,6 +59,7 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
             qos: config.kafka.headers.qos,
             retain: config.kafka.headers.retain,
             replayed: config.kafka.headers.replayed,
+            properties: config.kafka.headers.properties,
         },
         dead_letter_topic: config.routes.dead_letter_topic.clone(),
         producer: producer_options(&config.kafka),
@@ -66,7 +69,11 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
     };
     let options = PipelineOptions {
         endpoint: endpoint(&config.mqtt),
-        session: session_options(&config.mqtt, &config.routes.rules),
+        session: SessionOptions {
+            unreleased: spool.unreleased().into_iter().map(|one| (one.number, one.content)).collect(),
+            hold_releases: config.spool.directory.is_some(),
+            ..session_options(&config.mqtt, &config.routes.rules)
+        },
         publish,
         spool,
         shutdown_timeout: config.run.shutdown_timeout,
@@ -178,13 +185,22 @@ fn backlog_options(config: &Config, spool: &dyn Store) -> BacklogOptions {
 }
 
 fn endpoint(mqtt: &config::Mqtt) -> Endpoint {
-    Endpoint { host: mqtt.broker.host.clone(), port: mqtt.broker.port }
+    let named = |variable, path: &Path| NamedFile { variable, path: path.to_owned() };
+    let tls = mqtt.tls.as_ref().map(|tls| TlsOptions {
+        ca_file: tls.ca_file.as_deref().map(|path| named("MQTT_CA_FILE", path)),
+        client: tls.client.as_ref().map(|(certificate, key)| ClientCertificate {
+            certificate: named("MQTT_CERT_FILE", certificate),
+            key: named("MQTT_KEY_FILE", key),
+        }),
+    });
+    Endpoint { host: mqtt.broker.host.clone(), port: mqtt.broker.port, tls }
 }
 
 fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
     let qos = match mqtt.qos {
         MqttQos::AtMostOnce => Qos::AtMostOnce,
         MqttQos::AtLeastOnce => Qos::AtLeastOnce,
+        MqttQos::ExactlyOnce => Qos::ExactlyOnce,
     };
     let in_flight = usize::from(mqtt.receive_maximum);
     SessionOptions {
@@ -192,6 +208,13 @@ fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
         login: mqtt.user_name.clone().map(|name| (name, mqtt.password.clone())),
         keep_alive_sec: u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX),
         clean_session: false,
+        version: match mqtt.version {
+            MqttVersion::V311 => Version::V311,
+            MqttVersion::V5 => Version::V5,
+        },
+        session_expiry_sec: mqtt.session_expiry_sec,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: rules.subscriptions().into_iter().map(|filter| (filter.to_owned(), qos)).collect(),
         max_packet_bytes: mqtt.max_packet_bytes,
         in_flight_messages_max: in_flight,

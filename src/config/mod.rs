@@ -111,6 +111,8 @@ impl LogLevel {
 pub struct Mqtt {
     /// MQTT_BROKER_URL and MQTT_BROKER_PORT.
     pub broker: HostPort,
+    /// `mqtts://`; None: no TLS.
+    pub tls: Option<MqttTls>,
     /// MQTT_CLIENT_ID.
     pub client_id: String,
     /// MQTT_USER_NAME.
@@ -119,12 +121,25 @@ pub struct Mqtt {
     pub password: Option<Secret>,
     /// MQTT_QOS, of the subscriptions.
     pub qos: MqttQos,
+    /// MQTT_VERSION.
+    pub version: MqttVersion,
+    /// MQTT_SESSION_EXPIRY_SEC, at least 1; no effect with MQTT 3.1.1.
+    pub session_expiry_sec: u32,
     /// MQTT_KEEP_ALIVE_SEC: 1 to 65535 s.
     pub keep_alive: Duration,
     /// MQTT_RECEIVE_MAXIMUM: most messages in hand, at least 1.
     pub receive_maximum: u16,
     /// MQTT_MAX_PACKET_BYTES: largest packet that is kept.
     pub max_packet_bytes: u32,
+}
+
+/// TLS to the MQTT broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MqttTls {
+    /// MQTT_CA_FILE; the system's authorities without it.
+    pub ca_file: Option<PathBuf>,
+    /// MQTT_CERT_FILE and MQTT_KEY_FILE.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// MQTT_QOS.
@@ -134,6 +149,17 @@ pub enum MqttQos {
     AtMostOnce,
     /// 1.
     AtLeastOnce,
+    /// 2.
+    ExactlyOnce,
+}
+
+/// MQTT_VERSION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1.
+    V311,
+    /// 5.
+    V5,
 }
 
 impl MqttQos {
@@ -142,6 +168,7 @@ impl MqttQos {
         match self {
             MqttQos::AtMostOnce => 0,
             MqttQos::AtLeastOnce => 1,
+            MqttQos::ExactlyOnce => 2,
         }
     }
 }
@@ -302,6 +329,8 @@ pub struct Headers {
     /// A mark on restored records, `tidegate.replayed`. Those that were sent to Kafka once before they were stored keep
     /// their bytes and have none.
     pub replayed: bool,
+    /// User properties, content type, response topic and correlation data of MQTT 5; only with it.
+    pub properties: bool,
 }
 
 /// See [`Config::routes`].
@@ -373,12 +402,15 @@ impl HostPort {
         Ok(HostPort { host, port: port.unwrap_or(default_port) })
     }
 
-    /// Parses what MQTT_BROKER_URL may hold: the same, also as `mqtt://` or `tcp://` URL.
+    /// Parses what MQTT_BROKER_URL may hold: the same, also as `mqtt://` or `tcp://` URL, without TLS.
     ///
     /// # Errors
     /// What was expected.
     pub fn parse_mqtt_url(text: &str, default_port: u16) -> Result<Self, String> {
-        let (host, port) = parse::parse_broker_url(text)?;
+        let parse::BrokerUrl { host, port, tls } = parse::parse_broker_url(text)?;
+        if tls {
+            return Err("expected mqtt://HOST:PORT: this client has no TLS".to_owned());
+        }
         Ok(HostPort { host, port: port.unwrap_or(default_port) })
     }
 }

@@ -82,8 +82,6 @@ impl Group {
     }
 }
 
-const NO_TLS: &str = "TLS is not in this version";
-const NO_MQTT5: &str = "MQTT 5 is not in this version";
 const NO_HTTP: &str = "the HTTP endpoint is not in this version";
 
 const fn variable(
@@ -136,10 +134,15 @@ pub const VARIABLES: &[Variable] = &[
         Mqtt,
         "MQTT_BROKER_URL",
         Required,
-        "HOST, HOST:PORT, mqtt://HOST[:PORT] or tcp://HOST[:PORT]; an IPv6 address stands in brackets. User name and \
-         password have variables of their own.",
+        "HOST, HOST:PORT, mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS (tcp:// and ssl:// mean the same); an IPv6 address \
+         stands in brackets. User name and password have variables of their own.",
     ),
-    here(Mqtt, "MQTT_BROKER_PORT", Value("1883"), "Port, if MQTT_BROKER_URL has none."),
+    here(
+        Mqtt,
+        "MQTT_BROKER_PORT",
+        Value("1883"),
+        "Port, if MQTT_BROKER_URL has none; with mqtts:// the default is 8883.",
+    ),
     here(
         Mqtt,
         "MQTT_CLIENT_ID",
@@ -152,20 +155,16 @@ pub const VARIABLES: &[Variable] = &[
         Mqtt,
         "MQTT_QOS",
         Value("1"),
-        "QoS of the subscriptions: 0 or 1. 2 is refused until it is exactly once to the end.",
+        "QoS of the subscriptions: 0, 1 or 2. 1 is right for most: docs/guarantees.md says what 2 adds.",
     ),
+    here(Mqtt, "MQTT_VERSION", Value("3.1.1"), "Protocol version: 3.1.1 or 5."),
+    here(Mqtt, "MQTT_KEEP_ALIVE_SEC", Value("30"), "Keep-alive, seconds (1 to 65535)."),
     here(
         Mqtt,
-        "MQTT_VERSION",
-        Value("3.1.1"),
-        "Protocol version: 3.1.1. 5 is refused until it is supported.",
-    ),
-    here(Mqtt, "MQTT_KEEP_ALIVE_SEC", Value("30"), "Keep-alive, seconds (1 to 65535)."),
-    later(
-        Mqtt,
         "MQTT_SESSION_EXPIRY_SEC",
-        NO_MQTT5,
-        "How long the broker keeps the session, seconds (MQTT 5).",
+        Value("604800"),
+        "How long the broker keeps the session while tidegate is away, seconds (1 to 4294967295, which is for ever). MQTT 5 \
+         only: with 3.1.1 the broker's own setting decides.",
     ),
     here(
         Mqtt,
@@ -180,14 +179,20 @@ pub const VARIABLES: &[Variable] = &[
         "Largest packet, bytes (1024 to 67108864). A larger one is read past without being kept, recorded as \
          undeliverable, acknowledged and counted.",
     ),
-    later(
+    here(
         Mqtt,
         "MQTT_CA_FILE",
-        NO_TLS,
-        "PEM file of the authorities that the MQTT broker is checked against.",
+        Nothing,
+        "PEM file of the authorities that the MQTT broker's certificate is checked against; the system's without it. Its host \
+         name is always checked. Read anew for each connection, as are the next two.",
     ),
-    later(Mqtt, "MQTT_CERT_FILE", NO_TLS, "PEM file of the client certificate for MQTT."),
-    later(Mqtt, "MQTT_KEY_FILE", NO_TLS, "PEM file of the client key for MQTT."),
+    here(
+        Mqtt,
+        "MQTT_CERT_FILE",
+        Nothing,
+        "PEM file of the client certificate for MQTT, with those between it and its authority.",
+    ),
+    here(Mqtt, "MQTT_KEY_FILE", Nothing, "PEM file of its key, not encrypted."),
     here(
         Routes,
         "TOPIC_LIST",
@@ -225,9 +230,10 @@ pub const VARIABLES: &[Variable] = &[
         Routes,
         "KAFKA_HEADERS",
         Value("id,replayed"),
-        "Which record headers: any of id, topic, qos, retain, replayed; or none. id is the same when the MQTT broker \
+        "Which record headers: any of id, topic, qos, retain, replayed, properties; or none. id is the same when the MQTT broker \
          delivers again. replayed marks restored records with tidegate.replayed; those sent to Kafka once before they were \
-         stored have no mark. properties (MQTT 5) is refused.",
+         stored have no mark. properties (MQTT 5): user properties under their own names, mqtt.content_type, \
+         mqtt.response_topic, mqtt.correlation_data.",
     ),
     here(
         Kafka,

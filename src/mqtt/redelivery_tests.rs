@@ -13,7 +13,18 @@ struct Both {
 
 impl Both {
     fn arrived(&mut self, id: u16, dup: bool, fingerprint: u64) -> Arrival {
-        self.table.arrived(id, dup, fingerprint, &mut self.acks)
+        let delivery = Delivery { packet_id: id, dup, exactly_once: false, fingerprint };
+        self.table.arrived(delivery, &mut self.acks)
+    }
+
+    /// The same at QoS 2.
+    fn arrived_once(&mut self, id: u16, dup: bool, fingerprint: u64) -> Arrival {
+        let delivery = Delivery { packet_id: id, dup, exactly_once: true, fingerprint };
+        self.table.arrived(delivery, &mut self.acks)
+    }
+
+    fn released(&mut self, id: u16) {
+        self.table.released(id, &mut self.acks);
     }
 
     /// Settles, and puts what may go out into the output; the identifiers that do.
@@ -24,10 +35,18 @@ impl Both {
 
     fn write(&mut self) -> Vec<u16> {
         let mut written = Vec::new();
-        while let Some(id) = self.acks.pop_ready() {
+        while let Some(ack) = self.acks.pop_ready() {
             self.output += 4;
-            self.table.acknowledged(id, self.output);
-            written.push(id);
+            written.push(match ack {
+                Ack::Puback(id) => {
+                    self.table.acknowledged(id, self.output);
+                    id
+                }
+                Ack::Pubrec(id) => {
+                    self.table.recorded(id);
+                    id
+                }
+            });
         }
         written
     }
@@ -229,4 +248,62 @@ fn the_fingerprint_is_xxh64_of_its_documented_parts() {
         fingerprint(seed, 258, "a", &large),
         XxHash64::oneshot(seed, b"\x01\x02a\0\0\0\0\0\0\0\0\x03")
     );
+}
+
+#[test]
+fn at_qos_2_a_repeat_is_known_until_pubrel_and_its_pubrec_is_sent_again() {
+    let mut both = Both::default();
+    assert_eq!(both.arrived_once(5, false, 50), NEW(1));
+    both.cut(0);
+    assert_eq!(both.arrived_once(5, true, 50), Arrival::Repeat, "in hand");
+    assert_eq!(both.settle(1), [5]);
+    assert_eq!(both.arrived_once(5, true, 50), Arrival::Repeat, "recorded, on the same connection");
+    assert_eq!(both.write(), [5]);
+    for written in [4, 0] {
+        both.cut(written);
+        assert_eq!(both.arrived_once(5, true, 50), Arrival::Repeat, "recorded, whether it arrived or not");
+        assert_eq!(both.write(), [5]);
+    }
+    assert_eq!(both.table.unreleased(), 1);
+    both.released(5);
+    assert_eq!(both.table.unreleased(), 0);
+    assert_eq!(both.arrived_once(5, true, 50), NEW(2), "released: another message");
+    assert_eq!((both.settle(2), both.table.unconfirmed()), (vec![5], 0));
+}
+
+#[test]
+fn at_qos_2_another_message_is_no_repeat() {
+    let mut both = Both::default();
+    both.arrived_once(5, false, 50);
+    assert_eq!(both.settle(1), [5]);
+    both.cut(4);
+    assert_eq!(both.arrived_once(5, true, 51), NEW(2), "another content");
+    assert_eq!(both.arrived_once(5, false, 51), PERHAPS(3), "DUP=0: a broker that lost its memory");
+    assert_eq!(both.arrived(5, true, 51), NEW(4), "another QoS");
+    assert_eq!(both.settle(2), [0_u16; 0]);
+    assert_eq!(both.settle(3), [0_u16; 0]);
+    assert_eq!(both.settle(4), [5], "only the last of them is acknowledged");
+}
+
+#[test]
+fn a_pubrel_in_front_of_the_pubrec_leaves_nothing_that_could_answer_the_next_message() {
+    let mut both = Both::default();
+    both.arrived_once(5, false, 50);
+    both.released(5);
+    assert_eq!(both.arrived_once(5, false, 60), NEW(2));
+    assert_eq!(both.settle(1), [0_u16; 0]);
+    assert_eq!(both.settle(2), [5]);
+    both.arrived(6, false, 70);
+    both.released(6);
+    assert_eq!(both.settle(3), [6], "a PUBREL for a message of QoS 1 changes nothing");
+}
+
+#[test]
+fn a_lost_session_voids_the_identifiers_of_qos_2() {
+    let mut both = Both::default();
+    both.arrived_once(5, false, 50);
+    both.settle(1);
+    both.cut(4);
+    both.table.session_lost();
+    assert_eq!((both.table.unreleased(), both.arrived_once(5, true, 50)), (0, NEW(2)));
 }

@@ -7,6 +7,7 @@ use crossbeam_channel::bounded;
 
 fn message(topic: &str, sequence: u64) -> Message {
     Message {
+        properties: None,
         topic: topic.to_owned(),
         body: Body::Payload(Bytes::from_static(b"v")),
         qos: Qos::AtLeastOnce,

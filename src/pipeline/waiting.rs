@@ -2,6 +2,7 @@
 
 use crate::kafka::producer::Tag;
 use crate::message::{AckToken, Settled};
+use crate::spool::Unreleased;
 
 /// A record in the spool, by the names of this process: `key` stands for its frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -82,6 +83,16 @@ impl Waiting {
         match &self.owner {
             Owner::Session(token) | Owner::Copied(token, _) => token.is_at_most_once(),
             Owner::Spool(_) => false,
+        }
+    }
+
+    /// Of a message of QoS 2 that MQTT waits for, what has to be remembered until its packet identifier is released.
+    pub fn unreleased(&self) -> Option<Unreleased> {
+        match &self.owner {
+            Owner::Session(token) | Owner::Copied(token, _) => {
+                token.unreleased().map(|(number, content)| Unreleased { number, content })
+            }
+            Owner::Spool(_) => None,
         }
     }
 

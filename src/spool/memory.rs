@@ -11,6 +11,7 @@ use super::recovery::Report;
 use super::writer::add_loss;
 use super::{
     Appended, Assignment, Backlog, Frame, FrameId, Limit, Loss, NewFrame, Options, Policy, SpoolError, Store,
+    Unreleased,
 };
 
 #[derive(Debug, Default)]
@@ -135,6 +136,15 @@ impl Store for MemorySpool {
                 given.add_to(&mut frame.given);
             }
         }
+        Ok(())
+    }
+
+    /// What is remembered here ends with the process, and its owner remembers it as long.
+    fn unreleased(&self) -> Vec<Unreleased> {
+        Vec::new()
+    }
+
+    fn release(&mut self, _numbers: &[u16]) -> Result<(), SpoolError> {
         Ok(())
     }
 

@@ -33,6 +33,7 @@ fn frame<'a>(topic: &'a str, body: &'a [u8]) -> NewFrame<'a> {
         oldest_ms: 5,
         newest_ms: 6,
         body,
+        unreleased: &[],
     }
 }
 

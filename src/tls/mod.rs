@@ -201,5 +201,4 @@ fn for_names(names: &[String]) -> String {
 }
 
 #[cfg(test)]
-#[cfg(feature = "tls")]
 mod tests;

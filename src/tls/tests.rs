@@ -1,4 +1,5 @@
 //! Handshakes in memory, with certificates made here: each thing that can be wrong, and its words.
+#![cfg(feature = "tls")]
 
 use std::io::{self, Read, Write};
 use std::path::Path;

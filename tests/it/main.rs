@@ -16,9 +16,11 @@ mod happy;
 mod acknowledgement;
 mod chaos;
 mod dead_letter;
+mod exactly_once;
 mod footprint;
 mod kafka_faults;
 mod kafka_outages;
+mod mqtt_5;
 mod mqtt_faults;
 mod shutdown;
 

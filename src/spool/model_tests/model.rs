@@ -21,6 +21,8 @@ pub(super) struct Model {
     pub live: BTreeMap<u64, Known>,
     /// Acknowledged since the last checkpoint: may be back after a crash.
     pub acked: BTreeMap<u64, Known>,
+    /// By number, the newest message that was confirmed and is not released.
+    pub unreleased: BTreeMap<u16, u64>,
     /// Every number that was ever confirmed.
     pub highest: u64,
     /// Batches, but for the records in them; a number is a position plus 1, and the base sequence.
@@ -39,7 +41,7 @@ fn identity(base_sequence: i32) -> Identity {
 
 impl Known {
     /// As it is appended, sent as this batch or not yet.
-    fn new_frame(&self, sent: Option<i32>) -> NewFrame<'_> {
+    fn new_frame<'a>(&'a self, sent: Option<i32>, unreleased: &'a [Unreleased]) -> NewFrame<'a> {
         NewFrame {
             topic: TOPICS[self.topic],
             partition: sent.map(|_| 3),
@@ -49,7 +51,15 @@ impl Known {
             oldest_ms: 1000,
             newest_ms: 2000,
             body: &self.body,
+            unreleased,
         }
+    }
+
+    /// Of some frames, messages that may be delivered again: few numbers, so that they come again, and contents that are unique.
+    pub fn unreleased(&self) -> Vec<Unreleased> {
+        let stamp = self.body.first_chunk::<8>().map_or(0, |stamp| u64::from_le_bytes(*stamp));
+        let one = |salt: u64| Unreleased { number: ((stamp + salt) % 7) as u16, content: stamp * 2 + salt };
+        (0..stamp % 3).map(one).collect()
     }
 
     /// As it would be after an assignment.
@@ -84,14 +94,18 @@ impl Model {
             let batches = vec![if *sent { number } else { 0 }; records as usize];
             known.push(Known { topic: *topic, body, batches });
         }
+        let unreleased: Vec<Vec<Unreleased>> = known.iter().map(Known::unreleased).collect();
+        let each = known.iter().zip(&sent_as).zip(&unreleased);
         let frames: Vec<NewFrame<'_>> =
-            known.iter().zip(&sent_as).map(|(known, sent)| known.new_frame(*sent)).collect();
+            each.map(|((known, sent), unreleased)| known.new_frame(*sent, unreleased)).collect();
         match store.append(&frames) {
             Ok(appended) => {
                 assert_eq!(appended.ids.len(), known.len());
                 for (id, known) in appended.ids.iter().zip(known) {
                     assert!(id.0 > self.highest, "numbers ascend and are not used twice");
                     self.highest = id.0;
+                    let unreleased = known.unreleased().into_iter();
+                    self.unreleased.extend(unreleased.map(|one| (one.number, one.content)));
                     self.live.insert(id.0, known);
                 }
                 self.dropped(store, &appended.dropped, true);
@@ -237,7 +251,7 @@ impl Model {
             let own: Vec<NewFrame<'_>> = seen
                 .values()
                 .filter(|known| known.topic == topic)
-                .map(|known| known.new_frame(None))
+                .map(|known| known.new_frame(None, &[]))
                 .collect();
             let backlog = store.backlog(name);
             assert_eq!(backlog.frames, own.len() as u64);
