@@ -8,6 +8,7 @@ mod support;
 
 mod crash;
 mod flow;
+mod mqtt;
 mod outage;
 mod refused;
 mod secured;
