@@ -26,7 +26,7 @@ test: test-setup check ## everything: checks, unit tests, scripted brokers, real
 properties: rust ## the property tests with seeds of their own, 5000 cases each (some minutes)
 	PROPTEST_CASES=5000 cargo test --locked --release --lib
 
-acceptance: test-setup ## the real-broker tests at full size (about 75 minutes); prints a table
+acceptance: test-setup ## the real-broker tests at full size (about 110 minutes); prints a table
 	rm -f target/acceptance.md
 	@mkdir -p target
 	TIDEGATE_REAL_FULL=1 TIDEGATE_REAL_REPORT=$(CURDIR)/target/acceptance.md \
@@ -57,7 +57,7 @@ clean: ## remove what was built; .cache with the fetched brokers stays
 	cargo clean
 
 test-setup: rust ## fetch what the tests need
-	@tests/stack/setup.sh packages kafka kafka-older cargo-deny
+	@tests/stack/setup.sh packages kafka kafka-older keycloak cargo-deny
 
 demo-setup: rust
 	@tests/stack/setup.sh packages kafka

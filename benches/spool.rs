@@ -31,6 +31,7 @@ fn frame<'a>(topic: &'a str, records: u32, body: &'a [u8]) -> NewFrame<'a> {
         oldest_ms: 0,
         newest_ms: 0,
         body,
+        unreleased: &[],
     }
 }
 

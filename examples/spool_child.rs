@@ -46,6 +46,7 @@ fn frame<'a>(topic: &'a str, body: &'a [u8]) -> NewFrame<'a> {
         oldest_ms: 0,
         newest_ms: 0,
         body,
+        unreleased: &[],
     }
 }
 

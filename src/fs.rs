@@ -12,7 +12,7 @@
 
 use std::fmt::Debug;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -125,6 +125,16 @@ pub trait Filesystem: Send + Sync + Debug {
 pub fn is_no_room(error: &io::Error) -> bool {
     use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
+/// The content of a file; None if it is longer than `bytes_max`.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_at_most(path: &Path, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= bytes_max).then_some(bytes))
 }
 
 /// Whether this process can keep files in a directory; false where nothing is at that path yet. Asks only, writes nothing.

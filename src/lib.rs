@@ -24,6 +24,7 @@ pub mod cli;
 pub mod clients;
 pub mod config;
 
+pub mod auth;
 pub mod backoff;
 pub mod clock;
 pub mod error;
@@ -31,3 +32,4 @@ pub mod fs;
 pub mod observe;
 pub mod secret;
 pub mod thread;
+pub mod tls;

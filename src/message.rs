@@ -42,6 +42,29 @@ pub enum Body {
     },
 }
 
+/// What a PUBLISH of MQTT 5 carries for the application beside topic and payload (MQTT 5, section 3.3.2.3).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// User properties: in their order, names may repeat.
+    pub user: Vec<(String, String)>,
+    /// Content type.
+    pub content_type: Option<String>,
+    /// Response topic.
+    pub response_topic: Option<String>,
+    /// Correlation data.
+    pub correlation_data: Option<Bytes>,
+}
+
+impl Properties {
+    /// Memory they take, bytes.
+    pub fn bytes(&self) -> usize {
+        let user = self.user.iter().map(|pair| size_of_val(pair) + pair.0.len() + pair.1.len());
+        let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        let data = self.correlation_data.as_ref().map_or(0, Bytes::len);
+        size_of::<Self>() + user.sum::<usize>() + text(&self.content_type) + text(&self.response_topic) + data
+    }
+}
+
 /// An MQTT message on its way to Kafka.
 #[derive(Debug)]
 pub struct Message {
@@ -49,6 +72,8 @@ pub struct Message {
     pub topic: String,
     /// Payload, or what is known of one that was too large.
     pub body: Body,
+    /// What MQTT 5 carries beside; None if there is nothing of it, or for a message that was too large.
+    pub properties: Option<Box<Properties>>,
     /// QoS of this delivery.
     pub qos: Qos,
     /// RETAIN flag of this delivery.
@@ -70,6 +95,8 @@ pub struct AckToken {
     sequence: u64,
     /// Bytes the message takes against the in-hand limit of the session.
     cost_bytes: u32,
+    /// See [`AckToken::exactly_once`].
+    unreleased: Option<(u16, u64)>,
     live: bool,
 }
 
@@ -85,7 +112,18 @@ pub struct Settled {
 impl AckToken {
     /// A token for the message with this number of arrival (0 at QoS 0).
     pub fn new(sequence: u64, cost_bytes: u32) -> Self {
-        AckToken { sequence, cost_bytes, live: true }
+        AckToken { sequence, cost_bytes, unreleased: None, live: true }
+    }
+
+    /// The same for a message of QoS 2: with its packet identifier and the hash that tells it from others under the same one.
+    pub fn exactly_once(mut self, packet_id: u16, delivery_id: u64) -> Self {
+        self.unreleased = Some((packet_id, delivery_id));
+        self
+    }
+
+    /// Of a message of QoS 2, what has to be remembered until its packet identifier is released.
+    pub fn unreleased(&self) -> Option<(u16, u64)> {
+        self.unreleased
     }
 
     /// The message is safe: acknowledged by Kafka, or recorded as undeliverable.

@@ -2,13 +2,14 @@
 //!
 //! `cargo +nightly fuzz run mqtt_session -- -max_total_time=60`
 //!
-//! Checked: no panic, the limits hold, and no more PUBACKs go out than messages were settled or repeated.
+//! Checked: no panic, the limits hold, and no more PUBACKs and PUBRECs go out than messages were settled or repeated.
 #![no_main]
 
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use tidegate::message::{Message, Qos};
+use tidegate::mqtt::codec::Version;
 use tidegate::mqtt::session::{Session, SessionOptions};
 
 const IN_HAND_MAX: usize = 8;
@@ -66,6 +67,10 @@ fuzz_target!(|data: &[u8]| {
         login: None,
         keep_alive_sec: 10,
         clean_session: false,
+        version: if data.first().is_some_and(|byte| byte & 1 == 1) { Version::V5 } else { Version::V311 },
+        session_expiry_sec: 60,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: vec![("#".into(), Qos::AtLeastOnce)],
         max_packet_bytes: 200,
         in_flight_messages_max: 5,

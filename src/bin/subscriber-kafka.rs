@@ -11,14 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use tidegate::cli::assemble;
 use tidegate::clients::verify::Verifier;
-use tidegate::clock;
 use tidegate::error::chain;
 use tidegate::kafka::client::{Client, ClientError, ClientOptions, FetchPosition};
-use tidegate::kafka::connection::ConnectionOptions;
+use tidegate::kafka::connection::{ConnectionOptions, Security};
 use tidegate::kafka::protocol::OffsetAt;
 use tidegate::kafka::record_batch::Record;
 use tidegate::thread;
+use tidegate::{clock, config};
 
 /// How long one fetch waits for records: Ctrl-C is seen at least this often.
 const FETCH_WAIT: Duration = Duration::from_millis(250);
@@ -111,10 +112,14 @@ impl Books {
 }
 
 /// Connects, waits until the topics are there, and finds where to begin. None if the user stopped it.
-fn connect(settings: &Settings, stop: &AtomicBool) -> Option<(Client, Vec<FetchPosition>)> {
+fn connect(
+    settings: &Settings,
+    security: &Security,
+    stop: &AtomicBool,
+) -> Option<(Client, Vec<FetchPosition>)> {
     let mut told = String::new();
     while !stop.load(Ordering::Relaxed) {
-        match try_connect(settings) {
+        match try_connect(settings, security) {
             Ok(connected) => return Some(connected),
             Err(problem) if problem != told => {
                 eprintln!("subscriber-kafka: {problem}; trying again");
@@ -127,11 +132,12 @@ fn connect(settings: &Settings, stop: &AtomicBool) -> Option<(Client, Vec<FetchP
     None
 }
 
-fn try_connect(settings: &Settings) -> Result<(Client, Vec<FetchPosition>), String> {
+fn try_connect(settings: &Settings, security: &Security) -> Result<(Client, Vec<FetchPosition>), String> {
     let connection = ConnectionOptions {
         client_id: "subscriber-kafka".to_owned(),
         connect_timeout: CALL_TIMEOUT,
         response_max_bytes: RESPONSE_BYTES_MAX,
+        security: security.clone(),
     };
     let options = ClientOptions { connection, timeout: CALL_TIMEOUT };
     let told = |error: ClientError| chain(&error);
@@ -156,8 +162,13 @@ fn try_connect(settings: &Settings) -> Result<(Client, Vec<FetchPosition>), Stri
 }
 
 /// Reads until told to stop, until enough has come, or until nothing comes any more.
-fn read(settings: &Settings, stop: &AtomicBool, books: &mut Books) -> Result<(), String> {
-    let Some((mut client, mut positions)) = connect(settings, stop) else { return Ok(()) };
+fn read(
+    settings: &Settings,
+    security: &Security,
+    stop: &AtomicBool,
+    books: &mut Books,
+) -> Result<(), String> {
+    let Some((mut client, mut positions)) = connect(settings, security, stop) else { return Ok(()) };
     eprintln!("subscriber-kafka: reading {} partitions", positions.len());
     books.last_at = clock::now();
     let mut next_progress = clock::now() + Duration::from_secs(1);
@@ -199,6 +210,13 @@ fn read(settings: &Settings, stop: &AtomicBool, books: &mut Books) -> Result<(),
     Ok(())
 }
 
+/// As the gateway's: KAFKA_SECURITY_PROTOCOL and what belongs to it.
+fn security() -> Result<Security, String> {
+    let variables = config::gather(None).map_err(|error| error.to_string())?;
+    let security = config::kafka_security(&variables).map_err(|error| error.to_string())?;
+    assemble::security(&security).map_err(|error| format!("the token thread: {error}"))
+}
+
 fn run() -> Result<bool, String> {
     // Before the settings are parsed, which read the environment. No file is no error.
     if let Err(error) = dotenvy::from_path(".env")
@@ -214,7 +232,8 @@ fn run() -> Result<bool, String> {
     }
     let verifier = settings.verify.then(|| Verifier::new(settings.run_id.clone()));
     let mut books = Books { verifier, records: 0, last_at: clock::now() };
-    let outcome = read(&settings, &stop, &mut books);
+    let security = security()?;
+    let outcome = read(&settings, &security, &stop, &mut books);
     let clean = match &books.verifier {
         Some(verifier) => {
             let summary = verifier.summary(settings.expect);

@@ -2,22 +2,26 @@
 //! brokers. The only place that knows the names on both sides.
 
 use std::error::Error;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::auth::TokenSource;
 use crate::clock;
-use crate::config::{self, Config, MqttQos};
+use crate::config::{self, Config, KafkaSasl, MqttQos, MqttVersion};
 use crate::error::chain;
 use crate::fs::StdFs;
 use crate::kafka::client::{Client, ClientOptions};
 use crate::kafka::compression::Compression;
-use crate::kafka::connection::ConnectionOptions;
+use crate::kafka::connection::{ConnectionOptions, Security};
 use crate::kafka::error::ErrorCode;
 use crate::kafka::producer::ProducerOptions;
+use crate::kafka::sasl::Credentials;
 use crate::message::Qos;
+use crate::mqtt::codec::Version;
 use crate::mqtt::probe::probe;
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
@@ -28,6 +32,7 @@ use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOpt
 use crate::route::{Router, Rules};
 use crate::spool::{self, DiskSpool, MemorySpool, SpoolError, Store};
 use crate::thread;
+use crate::tls::{ClientCertificate, NamedFile, TlsOptions};
 
 /// What the gateway is called in Kafka's logs and quotas.
 const KAFKA_CLIENT_ID: &str = "tidegate";
@@ -55,27 +60,33 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
             qos: config.kafka.headers.qos,
             retain: config.kafka.headers.retain,
             replayed: config.kafka.headers.replayed,
+            properties: config.kafka.headers.properties,
         },
         dead_letter_topic: config.routes.dead_letter_topic.clone(),
         producer: producer_options(&config.kafka),
-        connection: connection_options(),
+        connection: connection_options(&config.kafka)?,
         backlog: backlog_options(&config, spool.as_ref()),
         router,
     };
     let options = PipelineOptions {
         endpoint: endpoint(&config.mqtt),
-        session: session_options(&config.mqtt, &config.routes.rules),
+        session: SessionOptions {
+            unreleased: spool.unreleased().into_iter().map(|one| (one.number, one.content)).collect(),
+            hold_releases: config.spool.directory.is_some(),
+            ..session_options(&config.mqtt, &config.routes.rules)
+        },
         publish,
         spool,
         shutdown_timeout: config.run.shutdown_timeout,
     };
     info!(
-        "tidegate {}: MQTT {} as {:?}, {} filters; Kafka {}",
+        "tidegate {}: MQTT {} as {:?}, {} filters; Kafka {} by {}",
         env!("CARGO_PKG_VERSION"),
         config.mqtt.broker,
         config.mqtt.client_id,
         options.session.filters.len(),
-        config.kafka.brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        config.kafka.brokers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+        config.kafka.security.protocol.word()
     );
     Ok(pipeline::run(options)?)
 }
@@ -95,7 +106,8 @@ pub fn reach_mqtt(config: &Config) -> Result<String, String> {
 /// # Errors
 /// What keeps the cluster from being used, in words.
 pub fn reach_kafka(config: &Config) -> Result<String, String> {
-    let options = ClientOptions { connection: connection_options(), timeout: CHECK_TIMEOUT };
+    let connection = connection_options(&config.kafka).map_err(|error| error.to_string())?;
+    let options = ClientOptions { connection, timeout: CHECK_TIMEOUT };
     let mut client = Client::connect(&bootstrap(&config.kafka), options).map_err(|error| chain(&error))?;
     let rules = &config.routes.rules;
     let constant = rules.all().iter().filter_map(|rule| rule.target.constant());
@@ -174,13 +186,22 @@ fn backlog_options(config: &Config, spool: &dyn Store) -> BacklogOptions {
 }
 
 fn endpoint(mqtt: &config::Mqtt) -> Endpoint {
-    Endpoint { host: mqtt.broker.host.clone(), port: mqtt.broker.port }
+    let named = |variable, path: &Path| NamedFile { variable, path: path.to_owned() };
+    let tls = mqtt.tls.as_ref().map(|tls| TlsOptions {
+        ca_file: tls.ca_file.as_deref().map(|path| named("MQTT_CA_FILE", path)),
+        client: tls.client.as_ref().map(|(certificate, key)| ClientCertificate {
+            certificate: named("MQTT_CERT_FILE", certificate),
+            key: named("MQTT_KEY_FILE", key),
+        }),
+    });
+    Endpoint { host: mqtt.broker.host.clone(), port: mqtt.broker.port, tls }
 }
 
 fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
     let qos = match mqtt.qos {
         MqttQos::AtMostOnce => Qos::AtMostOnce,
         MqttQos::AtLeastOnce => Qos::AtLeastOnce,
+        MqttQos::ExactlyOnce => Qos::ExactlyOnce,
     };
     let in_flight = usize::from(mqtt.receive_maximum);
     SessionOptions {
@@ -188,6 +209,13 @@ fn session_options(mqtt: &config::Mqtt, rules: &Rules) -> SessionOptions {
         login: mqtt.user_name.clone().map(|name| (name, mqtt.password.clone())),
         keep_alive_sec: u16::try_from(mqtt.keep_alive.as_secs()).unwrap_or(u16::MAX),
         clean_session: false,
+        version: match mqtt.version {
+            MqttVersion::V311 => Version::V311,
+            MqttVersion::V5 => Version::V5,
+        },
+        session_expiry_sec: mqtt.session_expiry_sec,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: rules.subscriptions().into_iter().map(|filter| (filter.to_owned(), qos)).collect(),
         max_packet_bytes: mqtt.max_packet_bytes,
         in_flight_messages_max: in_flight,
@@ -219,10 +247,28 @@ fn bootstrap(kafka: &config::Kafka) -> Vec<(String, u16)> {
     kafka.brokers.iter().map(|broker| (broker.host.clone(), broker.port)).collect()
 }
 
-fn connection_options() -> ConnectionOptions {
-    ConnectionOptions {
+fn connection_options(kafka: &config::Kafka) -> io::Result<ConnectionOptions> {
+    Ok(ConnectionOptions {
         client_id: KAFKA_CLIENT_ID.to_owned(),
         connect_timeout: KAFKA_CONNECT_TIMEOUT,
         response_max_bytes: KAFKA_RESPONSE_BYTES_MAX,
-    }
+        security: security(&kafka.security)?,
+    })
+}
+
+/// What protects the connections to Kafka. With OAUTHBEARER this starts the token thread, which ends with the last
+/// connection's options.
+///
+/// # Errors
+/// The operating system refuses a thread.
+pub fn security(security: &config::KafkaSecurity) -> io::Result<Security> {
+    let sasl = match security.sasl.clone() {
+        None => None,
+        Some(KafkaSasl::Plain { user, password }) => Some(Credentials::Plain { user, password }),
+        Some(KafkaSasl::Scram { hash, user, password }) => Some(Credentials::Scram { hash, user, password }),
+        Some(KafkaSasl::OAuthBearer { token, extensions }) => {
+            Some(Credentials::OAuthBearer { tokens: TokenSource::start(token)?, extensions })
+        }
+    };
+    Ok(Security { tls: security.tls.clone(), sasl })
 }

@@ -6,8 +6,8 @@
 //!            (source: reads)                                  (parse: pure)
 //! ```
 //!
-//! The only reader of the environment; it never changes it. Knows rules and topics (`route`), nothing of sessions or
-//! connections. Invariants: a [`Config`] is valid as a whole; no secret is in an error, a warning or debug output; a
+//! The only reader of the environment; it never changes it. Knows rules and topics (`route`) and what options others take, nothing of sessions
+//! or connections. Invariants: a [`Config`] is valid as a whole; no secret is in an error, a warning or debug output; a
 //! setting that is not supported yet is refused, never ignored.
 
 pub mod document;
@@ -25,8 +25,11 @@ pub use error::{ConfigErrors, Problem};
 use log::LevelFilter;
 pub use source::Variables;
 
+use crate::auth::TokenOptions;
+use crate::kafka::sasl::Hash;
 use crate::route::Rules;
 use crate::secret::Secret;
+use crate::tls::TlsOptions;
 
 /// Read in DEVELOP, in the working directory.
 const DOT_ENV: &str = ".env";
@@ -108,6 +111,8 @@ impl LogLevel {
 pub struct Mqtt {
     /// MQTT_BROKER_URL and MQTT_BROKER_PORT.
     pub broker: HostPort,
+    /// `mqtts://`; None: no TLS.
+    pub tls: Option<MqttTls>,
     /// MQTT_CLIENT_ID.
     pub client_id: String,
     /// MQTT_USER_NAME.
@@ -116,12 +121,25 @@ pub struct Mqtt {
     pub password: Option<Secret>,
     /// MQTT_QOS, of the subscriptions.
     pub qos: MqttQos,
+    /// MQTT_VERSION.
+    pub version: MqttVersion,
+    /// MQTT_SESSION_EXPIRY_SEC, at least 1; no effect with MQTT 3.1.1.
+    pub session_expiry_sec: u32,
     /// MQTT_KEEP_ALIVE_SEC: 1 to 65535 s.
     pub keep_alive: Duration,
     /// MQTT_RECEIVE_MAXIMUM: most messages in hand, at least 1.
     pub receive_maximum: u16,
     /// MQTT_MAX_PACKET_BYTES: largest packet that is kept.
     pub max_packet_bytes: u32,
+}
+
+/// TLS to the MQTT broker.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MqttTls {
+    /// MQTT_CA_FILE; the system's authorities without it.
+    pub ca_file: Option<PathBuf>,
+    /// MQTT_CERT_FILE and MQTT_KEY_FILE.
+    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// MQTT_QOS.
@@ -131,6 +149,17 @@ pub enum MqttQos {
     AtMostOnce,
     /// 1.
     AtLeastOnce,
+    /// 2.
+    ExactlyOnce,
+}
+
+/// MQTT_VERSION.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MqttVersion {
+    /// 3.1.1.
+    V311,
+    /// 5.
+    V5,
 }
 
 impl MqttQos {
@@ -139,6 +168,7 @@ impl MqttQos {
         match self {
             MqttQos::AtMostOnce => 0,
             MqttQos::AtLeastOnce => 1,
+            MqttQos::ExactlyOnce => 2,
         }
     }
 }
@@ -167,6 +197,8 @@ impl fmt::Display for HostPort {
 pub struct Kafka {
     /// KAFKA_BROKER: the bootstrap list, not empty.
     pub brokers: Vec<HostPort>,
+    /// How it is talked to.
+    pub security: KafkaSecurity,
     /// KAFKA_COMPRESSION.
     pub compression: Compression,
     /// KAFKA_LINGER_MS; zero is adaptive.
@@ -177,6 +209,88 @@ pub struct Kafka {
     pub acks: Acks,
     /// KAFKA_HEADERS.
     pub headers: Headers,
+}
+
+/// KAFKA_SECURITY_PROTOCOL with what it needs.
+#[derive(Debug, Clone)]
+pub struct KafkaSecurity {
+    /// As it was named, or as SASL_SSL has it.
+    pub protocol: SecurityProtocol,
+    /// KAFKA_CA_FILE, KAFKA_CERT_FILE and KAFKA_KEY_FILE, where the protocol has TLS.
+    pub tls: Option<TlsOptions>,
+    /// Where the protocol has SASL.
+    pub sasl: Option<KafkaSasl>,
+}
+
+/// KAFKA_SECURITY_PROTOCOL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecurityProtocol {
+    /// Neither.
+    Plaintext,
+    /// TLS.
+    Ssl,
+    /// SASL without TLS.
+    SaslPlaintext,
+    /// Both.
+    SaslSsl,
+}
+
+impl SecurityProtocol {
+    /// All of them.
+    pub const ALL: [SecurityProtocol; 4] = [
+        SecurityProtocol::Plaintext,
+        SecurityProtocol::Ssl,
+        SecurityProtocol::SaslPlaintext,
+        SecurityProtocol::SaslSsl,
+    ];
+
+    /// As it is written in the environment.
+    pub fn word(self) -> &'static str {
+        match self {
+            SecurityProtocol::Plaintext => "PLAINTEXT",
+            SecurityProtocol::Ssl => "SSL",
+            SecurityProtocol::SaslPlaintext => "SASL_PLAINTEXT",
+            SecurityProtocol::SaslSsl => "SASL_SSL",
+        }
+    }
+
+    /// Whether connections are encrypted.
+    pub fn has_tls(self) -> bool {
+        matches!(self, SecurityProtocol::Ssl | SecurityProtocol::SaslSsl)
+    }
+
+    /// Whether the client says by SASL who it is.
+    pub fn has_sasl(self) -> bool {
+        matches!(self, SecurityProtocol::SaslPlaintext | SecurityProtocol::SaslSsl)
+    }
+}
+
+/// SASL_MECHANISM with what it needs.
+#[derive(Debug, Clone)]
+pub enum KafkaSasl {
+    /// PLAIN.
+    Plain {
+        /// SASL_USERNAME.
+        user: String,
+        /// SASL_PASSWORD.
+        password: Secret,
+    },
+    /// SCRAM-SHA-256 or SCRAM-SHA-512.
+    Scram {
+        /// Which.
+        hash: Hash,
+        /// SASL_USERNAME.
+        user: String,
+        /// SASL_PASSWORD.
+        password: Secret,
+    },
+    /// OAUTHBEARER.
+    OAuthBearer {
+        /// How tokens are fetched.
+        token: TokenOptions,
+        /// SASL_OAUTHBEARER_EXTENSIONS.
+        extensions: Vec<(String, String)>,
+    },
 }
 
 /// KAFKA_COMPRESSION.
@@ -215,6 +329,8 @@ pub struct Headers {
     /// A mark on restored records, `tidegate.replayed`. Those that were sent to Kafka once before they were stored keep
     /// their bytes and have none.
     pub replayed: bool,
+    /// User properties, content type, response topic and correlation data of MQTT 5; only with it.
+    pub properties: bool,
 }
 
 /// See [`Config::routes`].
@@ -286,12 +402,15 @@ impl HostPort {
         Ok(HostPort { host, port: port.unwrap_or(default_port) })
     }
 
-    /// Parses what MQTT_BROKER_URL may hold: the same, also as `mqtt://` or `tcp://` URL.
+    /// Parses what MQTT_BROKER_URL may hold: the same, also as `mqtt://` or `tcp://` URL, without TLS.
     ///
     /// # Errors
     /// What was expected.
     pub fn parse_mqtt_url(text: &str, default_port: u16) -> Result<Self, String> {
-        let (host, port) = parse::parse_broker_url(text)?;
+        let parse::BrokerUrl { host, port, tls } = parse::parse_broker_url(text)?;
+        if tls {
+            return Err("expected mqtt://HOST:PORT: this client has no TLS".to_owned());
+        }
         Ok(HostPort { host, port: port.unwrap_or(default_port) })
     }
 }
@@ -305,6 +424,14 @@ pub fn gather(env_file: Option<&Path>) -> Result<Variables, ConfigErrors> {
     let mut variables = source::process(&mut problems);
     source::complete(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
     if problems.is_empty() { Ok(variables) } else { Err(ConfigErrors(problems)) }
+}
+
+/// How Kafka is talked to, by these variables: for the clients.
+///
+/// # Errors
+/// All problems.
+pub fn kafka_security(variables: &Variables) -> Result<KafkaSecurity, ConfigErrors> {
+    parse::security(variables)
 }
 
 impl Config {
@@ -333,7 +460,9 @@ impl Config {
         dot_env: &Path,
         mut problems: Vec<Problem>,
     ) -> Result<Self, ConfigErrors> {
-        source::complete(&mut variables, env_file, dot_env, &mut problems);
-        parse::validate(&variables, problems)
+        let warnings = source::complete(&mut variables, env_file, dot_env, &mut problems);
+        let mut config = parse::validate(&variables, problems)?;
+        config.warnings.splice(0..0, warnings);
+        Ok(config)
     }
 }

@@ -3,26 +3,24 @@
 //!
 //! An empty value is the same as none, as container tools pass `X=` for "not given"; KAFKA_KEY alone may be empty.
 
+mod mqtt;
+mod security;
 mod store;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+pub(super) use self::mqtt::{BrokerUrl, parse_broker_url};
 use super::error::{ConfigErrors, Problem};
 use super::source::Variables;
 use super::variables::{self, Since, Standard, VARIABLES};
 use super::{
-    Acks, Compression, Config, Headers, HostPort, Kafka, LogLevel, Mqtt, MqttQos, Routes, Run, RunMode,
+    Acks, Compression, Config, Headers, HostPort, Kafka, KafkaSecurity, LogLevel, Routes, Run, RunMode,
 };
 use crate::route::{KeyTemplate, Rule, RuleKind, Rules, TopicFilter, TopicTemplate, kafka_topic};
-use crate::secret::Secret;
 
 /// The port of Kafka when the bootstrap list names none.
 const KAFKA_PORT: u16 = 9092;
-
-/// What the seed reads only when SASL_SSL is true.
-const OF_THE_SEED_WITH_SASL_SSL: [&str; 3] =
-    ["SASL_OAUTHBEARER_CLIENT_ID", "SASL_OAUTHBEARER_CLIENT_SECRET", "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI"];
 
 /// Reads the variables and gathers what is wrong with them.
 struct Reader<'a> {
@@ -48,6 +46,15 @@ pub(super) fn validate(variables: &Variables, problems: Vec<Problem>) -> Result<
             Ok(Config { run, mqtt, kafka, routes, restore, spool, warnings })
         }
         _ => Err(ConfigErrors(problems)),
+    }
+}
+
+/// What [`super::kafka_security`] is about.
+pub(super) fn security(variables: &Variables) -> Result<KafkaSecurity, ConfigErrors> {
+    let mut reader = Reader { variables, problems: Vec::new(), warnings: Vec::new() };
+    match reader.kafka_security() {
+        Some(security) if reader.problems.is_empty() => Ok(security),
+        _ => Err(ConfigErrors(reader.problems)),
     }
 }
 
@@ -121,16 +128,10 @@ impl Reader<'_> {
     }
 
     fn refuse_what_is_not_there_yet(&mut self) {
-        // The seed's own .env names a token endpoint beside SASL_SSL=false, where the seed does not look at it either.
-        let is_off = self.raw("SASL_SSL").is_some_and(|text| text.trim().eq_ignore_ascii_case("false"));
         for variable in VARIABLES {
             if let Since::NotYet(why) = variable.since
                 && self.raw(variable.name).is_some()
             {
-                if is_off && OF_THE_SEED_WITH_SASL_SSL.contains(&variable.name) {
-                    self.warnings.push(format!("{} has no effect: SASL_SSL is false", variable.name));
-                    continue;
-                }
                 self.problem(variable.name, format!("it is not supported yet ({why}): leave it out"));
             }
         }
@@ -163,79 +164,9 @@ impl Reader<'_> {
         }
     }
 
-    fn mqtt(&mut self) -> Option<Mqtt> {
-        let broker = self.mqtt_broker();
-        let client_id = self.client_id();
-        let user_name = self.raw("MQTT_USER_NAME").map(str::to_owned);
-        if user_name.as_ref().is_some_and(|name| !fits_mqtt_string(name)) {
-            self.problem("MQTT_USER_NAME", "expected at most 65535 bytes without U+0000");
-        }
-        let password = self.raw("MQTT_USER_PASSWORD").map(Secret::new);
-        if password.as_ref().is_some_and(|secret| secret.expose().len() > crate::route::filter::MAX_BYTES) {
-            self.problem("MQTT_USER_PASSWORD", "expected at most 65535 bytes");
-        }
-        if password.is_some() && user_name.is_none() {
-            // MQTT-3.1.2-22: without a user name there is no password.
-            self.problem("MQTT_USER_NAME", "it is required with MQTT_USER_PASSWORD");
-        }
-        let exact = [("2", "QoS 2 is refused until it is exactly once to the end")];
-        let qos = self.choice("MQTT_QOS", &[("0", MqttQos::AtMostOnce), ("1", MqttQos::AtLeastOnce)], &exact);
-        let newer = "MQTT 5 is not supported yet";
-        self.choice("MQTT_VERSION", &[("3.1.1", ())], &[("5", newer), ("5.0", newer)]);
-        let keep_alive = self.seconds("MQTT_KEEP_ALIVE_SEC", 1, 65_535);
-        let receive_maximum = self.number("MQTT_RECEIVE_MAXIMUM", 1, 65_535) as u16;
-        // MQTT allows 256 MiB (section 2.2.3), but a record must fit into a Kafka request (socket.request.max.bytes,
-        // 100 MiB), and twice into the memory of a small board.
-        let max_packet_bytes = self.number("MQTT_MAX_PACKET_BYTES", 1024, 67_108_864) as u32;
-        Some(Mqtt {
-            broker: broker?,
-            client_id: client_id?,
-            user_name,
-            password,
-            qos: qos?,
-            keep_alive,
-            receive_maximum,
-            max_packet_bytes,
-        })
-    }
-
-    fn client_id(&mut self) -> Option<String> {
-        let what = "an identity that stays the same over restarts";
-        let id = self.required("MQTT_CLIENT_ID", what)?;
-        if !fits_mqtt_string(&id) {
-            self.problem("MQTT_CLIENT_ID", "expected at most 65535 bytes without U+0000");
-        }
-        Some(id)
-    }
-
-    fn mqtt_broker(&mut self) -> Option<HostPort> {
-        let named_port = self.raw("MQTT_BROKER_PORT").is_some();
-        let port = self.number("MQTT_BROKER_PORT", 1, 65_535) as u16;
-        let url = self.required("MQTT_BROKER_URL", "HOST, HOST:PORT or mqtt://HOST:PORT")?;
-        match parse_broker_url(&url) {
-            Ok((_, Some(in_url))) if named_port && in_url != port => {
-                let expected = format!("MQTT_BROKER_URL says port {in_url}: expected the same port or none");
-                self.problem("MQTT_BROKER_PORT", expected);
-                None
-            }
-            Ok((host, in_url)) => Some(HostPort { host, port: in_url.unwrap_or(port) }),
-            Err(expected) => {
-                self.problem("MQTT_BROKER_URL", expected);
-                None
-            }
-        }
-    }
-
     fn kafka(&mut self) -> Option<Kafka> {
         let brokers = self.kafka_brokers();
-        let no_tls = "TLS and SASL are not supported yet";
-        self.choice(
-            "SASL_SSL",
-            &[("false", ())],
-            &[("true", no_tls), ("1", no_tls), ("t", no_tls), ("yes", no_tls)],
-        );
-        let secured = [("SSL", no_tls), ("SASL_PLAINTEXT", no_tls), ("SASL_SSL", no_tls)];
-        self.choice("KAFKA_SECURITY_PROTOCOL", &[("PLAINTEXT", ())], &secured);
+        let security = self.kafka_security();
         let codecs = [
             ("none", Compression::None),
             ("gzip", Compression::Gzip),
@@ -256,6 +187,7 @@ impl Reader<'_> {
         let headers = self.headers();
         Some(Kafka {
             brokers: brokers?,
+            security: security?,
             compression: compression?,
             linger: Duration::from_millis(linger_ms),
             batch_bytes,
@@ -298,18 +230,16 @@ impl Reader<'_> {
                 "qos" => headers.qos = true,
                 "retain" => headers.retain = true,
                 "replayed" => headers.replayed = true,
+                "properties" if self.is_mqtt_5() => headers.properties = true,
                 "none" if words.len() == 1 => {}
                 "properties" => {
-                    self.problem(
-                        "KAFKA_HEADERS",
-                        "properties needs MQTT 5, which is not supported yet: leave it out",
-                    );
+                    self.problem("KAFKA_HEADERS", "properties needs MQTT_VERSION=5");
                     return None;
                 }
                 _ => {
                     self.problem(
                         "KAFKA_HEADERS",
-                        "expected any of id, topic, qos, retain, replayed; or none alone",
+                        "expected any of id, topic, qos, retain, replayed, properties; or none alone",
                     );
                     return None;
                 }
@@ -387,11 +317,6 @@ fn items(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
-/// Section 1.5.3: a string is at most 65535 bytes and has no U+0000.
-fn fits_mqtt_string(text: &str) -> bool {
-    text.len() <= crate::route::filter::MAX_BYTES && !text.contains('\0')
-}
-
 fn parse_rule(kind: RuleKind, position: usize, item: &str) -> Result<Rule, String> {
     // At the last colon: an MQTT topic may hold colons, a Kafka topic may not.
     let (filter, target) =
@@ -400,30 +325,6 @@ fn parse_rule(kind: RuleKind, position: usize, item: &str) -> Result<Rule, Strin
     let filter = TopicFilter::parse(filter).map_err(|error| format!("the MQTT topic: {error}"))?;
     let target = TopicTemplate::parse(target, &filter).map_err(|error| error.to_string())?;
     Ok(Rule { kind, position, filter, target })
-}
-
-/// Host and port of MQTT_BROKER_URL.
-pub(super) fn parse_broker_url(url: &str) -> Result<(String, Option<u16>), String> {
-    let rest = match url.split_once("://") {
-        None => url,
-        Some((scheme, rest)) => match scheme.to_ascii_lowercase().as_str() {
-            "mqtt" | "tcp" => rest,
-            "mqtts" | "ssl" | "tls" => {
-                return Err("TLS is not supported yet: expected mqtt://HOST:PORT".to_owned());
-            }
-            "ws" | "wss" => {
-                return Err("MQTT over websockets is not supported: expected mqtt://HOST:PORT".to_owned());
-            }
-            _ => return Err("expected HOST, HOST:PORT, mqtt://HOST:PORT or tcp://HOST:PORT".to_owned()),
-        },
-    };
-    if rest.contains('@') {
-        return Err(
-            "expected no user name and password in it: they go into MQTT_USER_NAME and MQTT_USER_PASSWORD"
-                .into(),
-        );
-    }
-    parse_host_port(rest.strip_suffix('/').unwrap_or(rest))
 }
 
 /// `host`, `host:port`, `[ipv6]`, `[ipv6]:port`, or an IPv6 address alone.

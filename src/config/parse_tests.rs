@@ -2,7 +2,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::config::{
-    Acks, Compression, Config, ConfigErrors, Headers, LogLevel, MqttQos, RunMode, Spool, SpoolFull, Variables,
+    Acks, Compression, Config, ConfigErrors, Headers, LogLevel, MqttQos, MqttTls, MqttVersion, RunMode,
+    Spool, SpoolFull, Variables,
 };
 use crate::route::{Decision, Router};
 
@@ -69,7 +70,7 @@ fn the_env_file_of_the_seed_names_a_token_endpoint_that_sasl_ssl_false_leaves_un
     assert!(!config.warnings.concat().contains("hunter2"));
     // Without the word false nobody has said that authentication is not wanted.
     assert_eq!(with(&endpoint).map(|_| ()).unwrap_err().0.len(), 3);
-    assert!(problem(&[("SASL_SSL", "false"), ("SASL_USERNAME", "u")]).contains("not supported yet"));
+    assert!(problem(&[("SASL_SSL", "false"), ("SASL_USERNAME", "u")]).contains("has no effect"));
 }
 
 #[test]
@@ -169,6 +170,9 @@ fn the_broker_url_has_the_forms_that_users_have() {
         ("[::1]:1885", "", "[::1]:1885"),
         ("mqtt://[fe80::1]", "1885", "[fe80::1]:1885"),
         ("::1", "", "[::1]:1883"),
+        ("mqtts://host", "", "host:8883"),
+        ("mqtts://host", "1883", "host:1883"),
+        ("SSL://host:1884", "", "host:1884"),
     ] {
         let config = valid(&[("MQTT_BROKER_URL", url), ("MQTT_BROKER_PORT", port)]);
         assert_eq!(config.mqtt.broker.to_string(), expected, "{url} {port}");
@@ -178,8 +182,6 @@ fn the_broker_url_has_the_forms_that_users_have() {
 #[test]
 fn a_broker_url_that_cannot_be_served_is_refused_with_the_reason() {
     for (url, reason) in [
-        ("mqtts://host", "TLS is not supported yet"),
-        ("ssl://host", "TLS is not supported yet"),
         ("ws://host", "websockets"),
         ("http://host", "expected HOST"),
         ("mqtt://", "expected HOST"),
@@ -211,6 +213,32 @@ fn no_secret_is_in_an_error_or_in_debug_output() {
 }
 
 #[test]
+fn the_files_of_mqtt_tls_need_mqtts_and_certificate_and_key_each_other() {
+    let tls = [("MQTT_BROKER_URL", "mqtts://host")];
+    assert_eq!(valid(&tls).mqtt.tls, Some(MqttTls::default()));
+    assert_eq!(valid(&[]).mqtt.tls, None);
+    let files = [("MQTT_CA_FILE", "ca.pem"), ("MQTT_CERT_FILE", "cert.pem"), ("MQTT_KEY_FILE", "key.pem")];
+    let expected =
+        MqttTls { ca_file: Some("ca.pem".into()), client: Some(("cert.pem".into(), "key.pem".into())) };
+    assert_eq!(valid(&[&tls[..], &files].concat()).mqtt.tls, Some(expected));
+    assert!(problem(&files[..1]).contains("MQTT_CA_FILE is \"ca.pem\": it needs mqtts://"));
+    assert!(problem(&[tls[0], files[1]]).contains("MQTT_KEY_FILE: it is required with MQTT_CERT_FILE"));
+    assert!(problem(&[tls[0], files[2]]).contains("MQTT_CERT_FILE: it is required with MQTT_KEY_FILE"));
+}
+
+#[test]
+fn mqtt_5_and_qos_2_are_taken() {
+    let config = valid(&[("MQTT_VERSION", "5"), ("MQTT_QOS", "2"), ("KAFKA_HEADERS", "properties")]);
+    assert_eq!((config.mqtt.version, config.mqtt.qos), (MqttVersion::V5, MqttQos::ExactlyOnce));
+    assert_eq!(config.mqtt.session_expiry_sec, 604_800);
+    assert_eq!(config.kafka.headers, Headers { properties: true, ..Headers::default() });
+    let for_ever = valid(&[("MQTT_VERSION", "5"), ("MQTT_SESSION_EXPIRY_SEC", "4294967295")]);
+    assert_eq!(for_ever.mqtt.session_expiry_sec, u32::MAX);
+    let none = problem(&[("MQTT_VERSION", "5"), ("MQTT_SESSION_EXPIRY_SEC", "0")]);
+    assert!(none.contains("from 1 to 4294967295"), "{none}");
+}
+
+#[test]
 fn the_bootstrap_list_takes_several_brokers_and_names_the_bad_ones() {
     let config = valid(&[("KAFKA_BROKER", "a:1, b ,[::1]:9093,,")]);
     let brokers: Vec<String> = config.kafka.brokers.iter().map(ToString::to_string).collect();
@@ -222,29 +250,17 @@ fn the_bootstrap_list_takes_several_brokers_and_names_the_bad_ones() {
 
 #[test]
 fn what_is_not_supported_yet_is_refused_and_never_ignored() {
-    for (name, value) in [
-        ("HTTP_LISTEN", "127.0.0.1:0"),
-        ("MQTT_CA_FILE", "/x"),
-        ("KAFKA_KEY_FILE", "/x"),
-        ("SASL_MECHANISM", "PLAIN"),
-        ("SASL_OAUTHBEARER_CLIENT_SECRET", "x"),
-        ("MQTT_SESSION_EXPIRY_SEC", "1"),
-        ("SASL_SSL", "true"),
-        ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
-        ("MQTT_VERSION", "5"),
-        ("KAFKA_HEADERS", "id,properties"),
-    ] {
-        let told = problem(&[(name, value)]);
-        assert!(told.starts_with(name) && told.contains("not supported yet"), "{told}");
-    }
+    let told = problem(&[("HTTP_LISTEN", "127.0.0.1:0")]);
+    assert!(told.starts_with("HTTP_LISTEN") && told.contains("not supported yet"), "{told}");
 }
 
 #[test]
 fn a_value_out_of_its_range_is_refused_with_what_is_expected() {
     for (name, value, expected) in [
-        ("MQTT_QOS", "2", "expected 0, 1"),
-        ("MQTT_QOS", "x", "expected one of 0, 1"),
-        ("MQTT_VERSION", "3.1", "expected one of 3.1.1"),
+        ("MQTT_QOS", "3", "expected one of 0, 1, 2"),
+        ("MQTT_VERSION", "3.1", "expected one of 3.1.1, 5"),
+        ("MQTT_SESSION_EXPIRY_SEC", "600", "it needs MQTT_VERSION=5"),
+        ("KAFKA_HEADERS", "id,properties", "properties needs MQTT_VERSION=5"),
         ("MQTT_KEEP_ALIVE_SEC", "0", "from 1 to 65535"),
         ("MQTT_KEEP_ALIVE_SEC", "65536", "from 1 to 65535"),
         ("MQTT_RECEIVE_MAXIMUM", "0", "from 1 to 65535"),
@@ -409,5 +425,20 @@ proptest::proptest! {
             Err(errors) => errors.to_string(),
         };
         proptest::prop_assert!(!told.contains("HUNTER"));
+    }
+}
+
+#[cfg(feature = "tls")]
+#[path = "security_tests.rs"]
+mod security;
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_build_without_tls_refuses_what_wants_it_in_one_sentence() {
+    for (name, value) in [("SASL_SSL", "true"), ("KAFKA_SECURITY_PROTOCOL", "SSL")] {
+        let errors = with(&[(name, value)]).map(|_| ()).unwrap_err().to_string();
+        let expected =
+            format!("{name} is \"{value}\": this build of tidegate has no TLS (cargo feature `tls`)");
+        assert!(errors.contains(&expected), "{errors}");
     }
 }

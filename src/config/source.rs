@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::error::Problem;
@@ -31,42 +32,65 @@ pub(super) fn process(problems: &mut Vec<Problem>) -> Variables {
     found
 }
 
-/// Adds what files give to the variables of the process: an environment file, and those that secrets are in.
+/// Adds what files give to the variables of the process: an environment file, and those that secrets are in. Gives what
+/// the operator is to be warned of.
 pub(super) fn complete(
     variables: &mut Variables,
     env_file: Option<&Path>,
     dot_env: &Path,
     problems: &mut Vec<Problem>,
-) {
+) -> Vec<String> {
+    let mut warnings = Vec::new();
     let is_production =
         variables.get("RUN_MODE").is_some_and(|mode| mode.trim().eq_ignore_ascii_case("PRODUCTION"));
     match env_file {
-        Some(path) => add_file(path, true, variables, problems),
+        Some(path) => warnings.extend(add_file(path, true, variables, problems)),
         None if is_production => {}
-        None => add_file(dot_env, false, variables, problems),
+        None => warnings.extend(add_file(dot_env, false, variables, problems)),
     }
     read_secrets(variables, problems);
+    warnings
 }
 
 /// Adds the variables of an environment file to those that are not set yet. A file that is not `required` may be absent.
-fn add_file(path: &Path, required: bool, into: &mut Variables, problems: &mut Vec<Problem>) {
+/// Gives a warning if it holds a secret that others can read.
+fn add_file(
+    path: &Path,
+    required: bool,
+    into: &mut Variables,
+    problems: &mut Vec<Problem>,
+) -> Option<String> {
     let name = path.display().to_string();
     let text = match std::fs::read(path).map(String::from_utf8) {
         Ok(Ok(text)) => text,
-        Ok(Err(_)) => return problems.push(Problem::new(&name, None, "the file is not valid UTF-8")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return,
+        Ok(Err(_)) => {
+            problems.push(Problem::new(&name, None, "the file is not valid UTF-8"));
+            return None;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !required => return None,
         Err(error) => {
-            return problems.push(Problem::new(&name, None, format!("the file cannot be read: {error}")));
+            problems.push(Problem::new(&name, None, format!("the file cannot be read: {error}")));
+            return None;
         }
     };
     // What could be read counts although a line is broken: else everything required would be reported as missing too.
     let (variables, mistakes) = parse_file(&text);
+    let is_secret = |(variable, value): (&String, &String)| {
+        !value.is_empty() && variables::find(variable).is_some_and(|variable| variable.secret)
+    };
+    let exposed = variables.iter().any(is_secret) && is_open_to_others(path);
     for (name, value) in variables {
         into.entry(name).or_insert(value);
     }
     for (line, reason) in mistakes {
         problems.push(Problem::new(&format!("{name}:{line}"), None, reason));
     }
+    exposed.then(|| format!("{name} holds a secret and can be read by other users: chmod 600 {name}"))
+}
+
+/// Whether its group or everybody may read it.
+fn is_open_to_others(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o044 != 0)
 }
 
 /// The variables of an environment file's text, and the line number (from 1) and reason of each mistake. A reason does

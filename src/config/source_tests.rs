@@ -165,7 +165,28 @@ fn a_secret_file_of_something_not_supported_yet_is_refused_too() {
     let file = folder.file("secret", "x");
     let process = [("SASL_PASSWORD_FILE", file.to_str().unwrap())];
     let told = load(&process, Some(&folder.file("env", SMALLEST)), Path::new("none")).unwrap_err();
-    assert!(told.contains("SASL_PASSWORD: it is not supported yet"), "{told}");
+    assert!(told.contains("SASL_PASSWORD: it has no effect"), "{told}");
+}
+
+#[test]
+fn a_secret_in_a_file_that_others_can_read_is_warned_of() {
+    let folder = Folder::new();
+    let warnings = |content: &str, mode: u32| {
+        let path = folder.file("env", content);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut problems = Vec::new();
+        let warnings = complete(&mut Variables::new(), Some(&path), Path::new("none"), &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
+        warnings
+    };
+    let secret = "MQTT_USER_PASSWORD=hunter2\n";
+    for mode in [0o644, 0o640, 0o604] {
+        let told = warnings(secret, mode);
+        assert_eq!(told.len(), 1, "{mode:o}");
+        assert!(told[0].contains("can be read by other users") && !told[0].contains("hunter2"), "{told:?}");
+    }
+    assert!(warnings(secret, 0o600).is_empty());
+    assert!(warnings("MQTT_QOS=1\nMQTT_USER_PASSWORD=\n", 0o644).is_empty(), "there is no secret in it");
 }
 
 proptest::proptest! {

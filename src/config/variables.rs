@@ -82,9 +82,6 @@ impl Group {
     }
 }
 
-const NO_TLS: &str = "TLS is not in this version";
-const NO_SASL: &str = "SASL authentication is not in this version";
-const NO_MQTT5: &str = "MQTT 5 is not in this version";
 const NO_HTTP: &str = "the HTTP endpoint is not in this version";
 
 const fn variable(
@@ -137,10 +134,15 @@ pub const VARIABLES: &[Variable] = &[
         Mqtt,
         "MQTT_BROKER_URL",
         Required,
-        "HOST, HOST:PORT, mqtt://HOST[:PORT] or tcp://HOST[:PORT]; an IPv6 address stands in brackets. User name and \
-         password have variables of their own.",
+        "HOST, HOST:PORT, mqtt://HOST[:PORT], or mqtts://HOST[:PORT] for TLS (tcp:// and ssl:// mean the same); an IPv6 address \
+         stands in brackets. User name and password have variables of their own.",
     ),
-    here(Mqtt, "MQTT_BROKER_PORT", Value("1883"), "Port, if MQTT_BROKER_URL has none."),
+    here(
+        Mqtt,
+        "MQTT_BROKER_PORT",
+        Value("1883"),
+        "Port, if MQTT_BROKER_URL has none; with mqtts:// the default is 8883.",
+    ),
     here(
         Mqtt,
         "MQTT_CLIENT_ID",
@@ -153,20 +155,16 @@ pub const VARIABLES: &[Variable] = &[
         Mqtt,
         "MQTT_QOS",
         Value("1"),
-        "QoS of the subscriptions: 0 or 1. 2 is refused until it is exactly once to the end.",
+        "QoS of the subscriptions: 0, 1 or 2. 1 is right for most: docs/guarantees.md says what 2 adds.",
     ),
+    here(Mqtt, "MQTT_VERSION", Value("3.1.1"), "Protocol version: 3.1.1 or 5."),
+    here(Mqtt, "MQTT_KEEP_ALIVE_SEC", Value("30"), "Keep-alive, seconds (1 to 65535)."),
     here(
         Mqtt,
-        "MQTT_VERSION",
-        Value("3.1.1"),
-        "Protocol version: 3.1.1. 5 is refused until it is supported.",
-    ),
-    here(Mqtt, "MQTT_KEEP_ALIVE_SEC", Value("30"), "Keep-alive, seconds (1 to 65535)."),
-    later(
-        Mqtt,
         "MQTT_SESSION_EXPIRY_SEC",
-        NO_MQTT5,
-        "How long the broker keeps the session, seconds (MQTT 5).",
+        Value("604800"),
+        "How long the broker keeps the session while tidegate is away, seconds (1 to 4294967295, which is for ever). MQTT 5 \
+         only: with 3.1.1 the broker's own setting decides.",
     ),
     here(
         Mqtt,
@@ -181,14 +179,20 @@ pub const VARIABLES: &[Variable] = &[
         "Largest packet, bytes (1024 to 67108864). A larger one is read past without being kept, recorded as \
          undeliverable, acknowledged and counted.",
     ),
-    later(
+    here(
         Mqtt,
         "MQTT_CA_FILE",
-        NO_TLS,
-        "PEM file of the authorities that the MQTT broker is checked against.",
+        Nothing,
+        "PEM file of the authorities that the MQTT broker's certificate is checked against; the system's without it. Its host \
+         name is always checked. Read anew for each connection, as are the next two.",
     ),
-    later(Mqtt, "MQTT_CERT_FILE", NO_TLS, "PEM file of the client certificate for MQTT."),
-    later(Mqtt, "MQTT_KEY_FILE", NO_TLS, "PEM file of the client key for MQTT."),
+    here(
+        Mqtt,
+        "MQTT_CERT_FILE",
+        Nothing,
+        "PEM file of the client certificate for MQTT, with those between it and its authority.",
+    ),
+    here(Mqtt, "MQTT_KEY_FILE", Nothing, "PEM file of its key, not encrypted."),
     here(
         Routes,
         "TOPIC_LIST",
@@ -226,9 +230,10 @@ pub const VARIABLES: &[Variable] = &[
         Routes,
         "KAFKA_HEADERS",
         Value("id,replayed"),
-        "Which record headers: any of id, topic, qos, retain, replayed; or none. id is the same when the MQTT broker \
+        "Which record headers: any of id, topic, qos, retain, replayed, properties; or none. id is the same when the MQTT broker \
          delivers again. replayed marks restored records with tidegate.replayed; those sent to Kafka once before they were \
-         stored have no mark. properties (MQTT 5) is refused.",
+         stored have no mark. properties (MQTT 5): user properties under their own names, mqtt.content_type, \
+         mqtt.response_topic, mqtt.correlation_data.",
     ),
     here(
         Kafka,
@@ -240,13 +245,13 @@ pub const VARIABLES: &[Variable] = &[
         Kafka,
         "SASL_SSL",
         Value("false"),
-        "false: PLAINTEXT. true (TLS and OAUTHBEARER) is refused until it is supported.",
+        "true: TLS and SASL (SASL_SSL), by default with OAUTHBEARER. false: as KAFKA_SECURITY_PROTOCOL says.",
     ),
     here(
         Kafka,
         "KAFKA_SECURITY_PROTOCOL",
-        Value("PLAINTEXT"),
-        "PLAINTEXT. SSL, SASL_PLAINTEXT and SASL_SSL are refused until they are supported.",
+        Nothing,
+        "PLAINTEXT, SSL (TLS), SASL_PLAINTEXT or SASL_SSL. Without it SASL_SSL if SASL_SSL is true, else PLAINTEXT.",
     ),
     here(
         Kafka,
@@ -274,26 +279,61 @@ pub const VARIABLES: &[Variable] = &[
         "all (or -1): every in-sync replica. 1: the leader alone, which loses what it had when it dies. 0 is refused: \
          nothing would be known to be safe.",
     ),
-    later(
+    here(
         Kafka,
         "KAFKA_CA_FILE",
-        NO_TLS,
-        "PEM file of the authorities that the Kafka brokers are checked against.",
+        Nothing,
+        "PEM file of the authorities that the Kafka brokers are checked against; the system's without it. Like the next two it \
+         is read for each new connection.",
     ),
-    later(Kafka, "KAFKA_CERT_FILE", NO_TLS, "PEM file of the client certificate for Kafka."),
-    later(Kafka, "KAFKA_KEY_FILE", NO_TLS, "PEM file of the client key for Kafka."),
-    later(Kafka, "SASL_MECHANISM", NO_SASL, "OAUTHBEARER, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512."),
-    later(Kafka, "SASL_USERNAME", NO_SASL, "User name for PLAIN and SCRAM."),
-    secret(later(Kafka, "SASL_PASSWORD", NO_SASL, "Password for PLAIN and SCRAM.")),
-    later(Kafka, "SASL_OAUTHBEARER_CLIENT_ID", NO_SASL, "Client id at the token endpoint."),
-    secret(later(Kafka, "SASL_OAUTHBEARER_CLIENT_SECRET", NO_SASL, "Client secret at the token endpoint.")),
-    later(Kafka, "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI", NO_SASL, "Where tokens are fetched."),
-    later(Kafka, "SASL_OAUTHBEARER_SCOPE", NO_SASL, "Scope asked for."),
-    later(
+    here(
+        Kafka,
+        "KAFKA_CERT_FILE",
+        Nothing,
+        "PEM file of the client certificate for Kafka (mTLS), followed by those between it and its authority.",
+    ),
+    here(
+        Kafka,
+        "KAFKA_KEY_FILE",
+        Nothing,
+        "PEM file of the key of KAFKA_CERT_FILE: PKCS#8, PKCS#1 or SEC1, not encrypted.",
+    ),
+    here(
+        Kafka,
+        "SASL_MECHANISM",
+        Value("OAUTHBEARER"),
+        "OAUTHBEARER, PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. No effect without SASL.",
+    ),
+    here(Kafka, "SASL_USERNAME", Nothing, "User name for PLAIN and SCRAM."),
+    secret(here(Kafka, "SASL_PASSWORD", Nothing, "Password for PLAIN and SCRAM.")),
+    here(Kafka, "SASL_OAUTHBEARER_CLIENT_ID", Nothing, "Client id at the token endpoint."),
+    secret(here(Kafka, "SASL_OAUTHBEARER_CLIENT_SECRET", Nothing, "Client secret at the token endpoint.")),
+    here(
+        Kafka,
+        "SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI",
+        Nothing,
+        "Where tokens are fetched by the client-credentials grant (RFC 6749 section 4.4): https://HOST[:PORT]/PATH. http is \
+         taken too, and warned of if it is not this machine.",
+    ),
+    here(Kafka, "SASL_OAUTHBEARER_SCOPE", Nothing, "Scope asked for; the endpoint's default without it."),
+    here(
+        Kafka,
+        "SASL_OAUTHBEARER_CLIENT_AUTH",
+        Value("post"),
+        "How the client proves who it is to the token endpoint: post (client_id and client_secret in the body) or basic (the \
+         Authorization header).",
+    ),
+    here(
+        Kafka,
+        "SASL_OAUTHBEARER_EXTENSIONS",
+        Nothing,
+        "SASL extensions (KIP-342), passed through to the brokers: key=value,...",
+    ),
+    here(
         Kafka,
         "SASL_OAUTHBEARER_CA_FILE",
-        NO_SASL,
-        "PEM file of the authorities that the token endpoint is checked against.",
+        Nothing,
+        "PEM file of the authorities that the token endpoint is checked against; the system's without it.",
     ),
     here(
         Store,

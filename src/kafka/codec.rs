@@ -12,6 +12,7 @@
 
 mod reader;
 mod response;
+pub mod sasl;
 mod versions;
 
 pub use self::versions::{Api, VersionRange, Versions};
@@ -32,8 +33,9 @@ use super::protocol::{
 mod wire {
     pub use kafka_protocol::messages::{
         ApiVersionsRequest, BrokerId, DescribeProducersRequest, FetchRequest, InitProducerIdRequest,
-        ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader, TopicName,
-        describe_producers_request, fetch_request, list_offsets_request, metadata_request, produce_request,
+        ListOffsetsRequest, MetadataRequest, ProduceRequest, RequestHeader, SaslAuthenticateRequest,
+        SaslHandshakeRequest, TopicName, describe_producers_request, fetch_request, list_offsets_request,
+        metadata_request, produce_request,
     };
     pub use kafka_protocol::protocol::{Encodable, HeaderVersion, StrBytes};
 

@@ -9,6 +9,11 @@
 //!    +-- close: shuts the socket down from outside, so neither thread outlives it on a frozen peer
 //! ```
 //!
+//! With TLS both threads share the session behind a lock that is held for the cryptography only; the writer alone writes to
+//! the socket, and is woken by the reader when the session has something to answer. With SASL the writer authenticates
+//! before the first request, and again before the broker's session lifetime ends (KIP-368): between two requests, on the
+//! same connection, while the answers to earlier requests still come in.
+//!
 //! The connection knows nothing of what requests mean, and reads no clock for its owner: how long a response may
 //! take is the owner's to judge. Kafka answers the requests of a connection in order, so the oldest request
 //! without a response is the one that is answered next.
@@ -19,7 +24,10 @@
 //! - at most [`IN_FLIGHT_REQUESTS_MAX`] requests are without a response, which also bounds the writer's channel;
 //! - the length of a response is checked before memory is taken, and memory is taken as bytes arrive.
 
+mod authentication;
+mod handshake;
 mod socket;
+mod stream;
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,7 +41,9 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use self::socket::{Events, Shared, Writer};
 use super::codec::{self, CodecError, Pending, Versions};
 use super::protocol::{Request, Response};
+use super::sasl::{Credentials, SaslError};
 use crate::thread;
+use crate::tls::{TlsError, TlsOptions};
 
 /// The most requests without a response on one connection. An idempotent producer has at most 5 batches in flight
 /// for a partition; a request carries batches of many partitions, so this is far above what keeps a broker busy.
@@ -48,6 +58,17 @@ pub struct ConnectionOptions {
     pub connect_timeout: Duration,
     /// Largest response that is read, bytes.
     pub response_max_bytes: u32,
+    /// How it is protected.
+    pub security: Security,
+}
+
+/// KAFKA_SECURITY_PROTOCOL, in parts: PLAINTEXT has neither.
+#[derive(Debug, Clone, Default)]
+pub struct Security {
+    /// TLS.
+    pub tls: Option<TlsOptions>,
+    /// SASL.
+    pub sasl: Option<Credentials>,
 }
 
 /// What happens on a connection.
@@ -118,6 +139,35 @@ pub enum ConnectionError {
         /// Why.
         #[source]
         source: CodecError,
+    },
+    /// No TLS with the peer: a file, its certificate, or ours.
+    #[error("no TLS with {peer}")]
+    Tls {
+        /// The address.
+        peer: SocketAddr,
+        /// Why.
+        #[source]
+        source: TlsError,
+    },
+    /// The broker does not take who this client is, or the other way round.
+    #[error("not authenticated at {peer}")]
+    Sasl {
+        /// The address.
+        peer: SocketAddr,
+        /// Why.
+        #[source]
+        source: SaslError,
+    },
+    /// There is no token yet, so that connecting would come to nothing.
+    #[error("cannot authenticate at {host}:{port}")]
+    NoToken {
+        /// Host name.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Why there is none.
+        #[source]
+        source: SaslError,
     },
     /// Reading or writing failed.
     #[error("connection to {peer} lost")]
@@ -200,7 +250,7 @@ impl Connection {
         Ok(Connection {
             client_id: options.client_id.clone(),
             versions: None,
-            next_correlation_id: socket::HANDSHAKE_CORRELATION_IDS_END,
+            next_correlation_id: handshake::CORRELATION_IDS_END,
             in_flight: VecDeque::new(),
             frames: Some(frames),
             closing: Some(closing),

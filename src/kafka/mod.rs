@@ -5,14 +5,14 @@
 //!             |
 //!        record_batch    protocol         bytes of records; requests and responses in our own terms
 //!                           |
-//!                         codec           frames: the only file that names the protocol crate
-//!                           |
+//!                         codec    sasl   frames: the only file that names the protocol crate; mechanisms, pure
+//!                           |      |
 //!                       connection        one socket, a thread that writes and a thread that reads
 //!                   +-------+-------+
 //!               producer          client  batches until they are acknowledged; waiting for answers, for tools
 //! ```
 //!
-//! It speaks to brokers from 0.11 to 4.x over plain TCP (versions are negotiated, KIP-35), and knows nothing of
+//! It speaks to brokers from 0.11 to 4.x over TCP or TLS, with or without SASL (versions are negotiated, KIP-35), and knows nothing of
 //! MQTT, of routes, or of what a record means. Invariants of all of it:
 //! - nothing a broker sends makes it panic, and no length on the wire sizes an allocation;
 //! - it gives up on no error code by itself: [`error::ErrorCode::class`] says what a code asks for, the owner acts;
@@ -25,6 +25,8 @@ pub mod protocol;
 pub mod record_batch;
 
 pub mod codec;
+pub mod sasl;
+
 pub mod connection;
 
 pub mod producer;

@@ -1,10 +1,19 @@
-//! Acknowledgements in order of arrival on one connection (MQTT-4.6.0-2). Pure.
+//! Acknowledgements in order of arrival on one connection: PUBACK (MQTT-4.6.0-2) and PUBREC (MQTT-4.6.0-3). Pure.
 //!
 //! It knows packet identifiers and positions, not messages. Invariants: an identifier comes out only after it
 //! was settled, after all that arrived before it on this connection, and at most once; nothing survives
 //! [`AckQueue::clear`], so nothing is ever sent on one connection for another.
 
 use std::collections::VecDeque;
+
+/// What a PUBLISH is answered with when it is safe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// QoS 1.
+    Puback(u16),
+    /// QoS 2.
+    Pubrec(u16),
+}
 
 /// The place of an arrival on the present connection. Stale ones are recognised and ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +32,7 @@ enum State {
 pub struct AckQueue {
     /// Position of the front. It only grows, also over connections, which is what makes old positions stale.
     base: u64,
-    entries: VecDeque<(u16, State)>,
+    entries: VecDeque<(Ack, State)>,
 }
 
 impl AckQueue {
@@ -38,9 +47,9 @@ impl AckQueue {
     }
 
     /// Another arrival that has to be acknowledged.
-    pub fn push(&mut self, packet_id: u16) -> Position {
+    pub fn push(&mut self, ack: Ack) -> Position {
         let position = Position(self.base + self.entries.len() as u64);
-        self.entries.push_back((packet_id, State::Waiting));
+        self.entries.push_back((ack, State::Waiting));
         position
     }
 
@@ -63,17 +72,17 @@ impl AckQueue {
         }
     }
 
-    /// The next identifier whose acknowledgement goes out.
-    pub fn pop_ready(&mut self) -> Option<u16> {
+    /// The next acknowledgement that goes out.
+    pub fn pop_ready(&mut self) -> Option<Ack> {
         loop {
-            let &(packet_id, state) = self.entries.front()?;
+            let &(ack, state) = self.entries.front()?;
             if state == State::Waiting {
                 return None;
             }
             self.entries.pop_front();
             self.base += 1;
             if state == State::Settled {
-                return Some(packet_id);
+                return Some(ack);
             }
         }
     }
@@ -89,42 +98,43 @@ impl AckQueue {
 mod tests {
     use super::*;
 
-    fn drain(queue: &mut AckQueue) -> Vec<u16> {
+    fn drain(queue: &mut AckQueue) -> Vec<Ack> {
         std::iter::from_fn(|| queue.pop_ready()).collect()
     }
 
     #[test]
     fn acknowledges_in_order_of_arrival_whatever_the_order_of_settling() {
         let mut queue = AckQueue::default();
-        let [a, b, c] = [7, 3, 9].map(|id| queue.push(id));
+        let acks = [Ack::Puback(7), Ack::Pubrec(3), Ack::Puback(9)];
+        let [a, b, c] = acks.map(|ack| queue.push(ack));
         queue.settle(c);
         queue.settle(b);
-        assert_eq!(drain(&mut queue), []);
+        assert_eq!(drain(&mut queue), Vec::<Ack>::new());
         queue.settle(a);
-        assert_eq!(drain(&mut queue), [7, 3, 9]);
+        assert_eq!(drain(&mut queue), acks);
         assert!(queue.is_empty());
     }
 
     #[test]
     fn a_void_entry_is_not_sent_and_holds_nothing_back() {
         let mut queue = AckQueue::default();
-        let [a, b] = [1, 2].map(|id| queue.push(id));
+        let [a, b] = [1, 2].map(|id| queue.push(Ack::Puback(id)));
         queue.settle(b);
         queue.void(a);
         queue.settle(a);
-        assert_eq!(drain(&mut queue), [2]);
+        assert_eq!(drain(&mut queue), [Ack::Puback(2)]);
     }
 
     #[test]
     fn a_position_of_an_earlier_connection_settles_nothing_on_this_one() {
         let mut queue = AckQueue::default();
-        let old = queue.push(1);
+        let old = queue.push(Ack::Pubrec(1));
         queue.clear();
-        let new = queue.push(1);
+        let new = queue.push(Ack::Pubrec(1));
         queue.settle(old);
-        assert_eq!(drain(&mut queue), []);
+        assert_eq!(drain(&mut queue), Vec::<Ack>::new());
         queue.settle(new);
         queue.settle(new);
-        assert_eq!(drain(&mut queue), [1]);
+        assert_eq!(drain(&mut queue), [Ack::Pubrec(1)]);
     }
 }

@@ -1,24 +1,36 @@
-//! MQTT 3.1.1 packets, from bytes and to bytes: the only file that names the MQTT crate.
+//! MQTT packets of both versions, from bytes and to bytes: this module alone names the MQTT crate.
 //!
 //! The crate's codec cuts packets out of a buffer and parses them. What it leaves out is done here: reserved
 //! bits, packet identifier 0, topic names that are none, packets a server may not send, the size limit before
 //! anything is allocated, and PUBLISH packets above that limit, which are read past without being kept.
 //!
-//! [`Packet`] and the `write_*` methods carry nothing that belongs to one protocol version, so that MQTT 5 is a
-//! second codec and not a second session. This module knows no session: whether a packet may come *now* is
-//! decided by [`super::session`].
+//! [`Packet`] and the `write_*` methods carry nothing that belongs to one protocol version: [`v311`] and [`v5`] are what
+//! differs, so that MQTT 5 is a second codec and not a second session. This module knows no session: whether a packet may
+//! come *now* is decided by [`super::session`].
 //!
-//! Source: MQTT 3.1.1, OASIS Standard, sections 2 and 3; numbers in brackets are its conformance statements.
+//! Source: MQTT 3.1.1 and 5.0, OASIS Standards, sections 2 and 3; numbers in brackets are conformance statements of 3.1.1.
+
+mod v311;
+mod v5;
 
 use bytes::{Buf, Bytes, BytesMut};
-use rumqttc::mqttbytes::{QoS, v4};
 use thiserror::Error;
 
-use crate::message::{Body, Qos};
+pub use super::reason::{Reason, Refusal};
+use crate::message::{Body, Properties, Qos};
 use crate::secret::Secret;
 
 /// The largest remaining length MQTT can express, bytes (section 2.2.3).
 const REMAINING_LENGTH_MAX: usize = 268_435_455;
+
+/// Protocol version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// MQTT 3.1.1.
+    V311,
+    /// MQTT 5.
+    V5,
+}
 
 /// A packet a server may send.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +41,8 @@ pub enum Packet {
         session_present: bool,
         /// None: accepted.
         refusal: Option<Refusal>,
+        /// What the broker has decided for this connection.
+        limits: Limits,
     },
     /// A message.
     Publish(Publish),
@@ -41,11 +55,24 @@ pub enum Packet {
     SubAck {
         /// Packet identifier of the SUBSCRIBE.
         packet_id: u16,
-        /// For each filter of the SUBSCRIBE the QoS granted; None: refused.
-        grants: Vec<Option<Qos>>,
+        /// For each filter of the SUBSCRIBE the QoS granted, or why it is refused.
+        grants: Vec<Result<Qos, Reason>>,
     },
     /// The answer to PINGREQ.
     PingResp,
+    /// The broker ends the connection, and says why (MQTT 5).
+    Disconnect(Refusal),
+}
+
+/// What CONNACK of MQTT 5 says of the connection (section 3.2.2.3); None: as asked for, or without limit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The keep-alive to use instead of the one asked for, seconds.
+    pub keep_alive_sec: Option<u16>,
+    /// How long the session is kept, seconds.
+    pub session_expiry_sec: Option<u32>,
+    /// The largest packet that the broker takes, bytes.
+    pub packet_bytes_max: Option<u32>,
 }
 
 /// A PUBLISH packet.
@@ -63,33 +90,8 @@ pub struct Publish {
     pub topic: String,
     /// Payload; a view of the input buffer.
     pub body: Body,
-}
-
-/// Why the broker refused the connection (section 3.2.2.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum Refusal {
-    /// Code 1.
-    #[error("the broker does not speak MQTT 3.1.1")]
-    ProtocolVersion,
-    /// Code 2.
-    #[error("the broker does not accept this client id")]
-    ClientId,
-    /// Code 3.
-    #[error("the broker says its service is unavailable")]
-    Unavailable,
-    /// Code 4.
-    #[error("the broker refused the user name or password")]
-    Credentials,
-    /// Code 5.
-    #[error("the broker says this client is not authorised")]
-    NotAuthorised,
-}
-
-impl Refusal {
-    /// Nothing changes until an operator changes something; otherwise waiting may help.
-    pub fn needs_operator(self) -> bool {
-        self != Refusal::Unavailable
-    }
+    /// What MQTT 5 carries beside the payload; None if there is nothing of it.
+    pub properties: Option<Box<Properties>>,
 }
 
 /// What is wrong with the bytes of a peer. There is one thing to do: close the connection (section 4.8).
@@ -142,11 +144,16 @@ pub struct Connect<'a> {
     pub keep_alive_sec: u16,
     /// Ask the broker to forget the session.
     pub clean_session: bool,
+    /// How long the broker shall keep the session after the connection, seconds (MQTT 5).
+    pub session_expiry_sec: u32,
+    /// Messages that the broker may send without an acknowledgement (MQTT 5).
+    pub receive_maximum: u16,
 }
 
 /// Cuts packets out of the bytes of one connection, and writes packets.
 #[derive(Debug)]
 pub struct Codec {
+    version: Version,
     max_packet_bytes: u32,
     skip: Option<Skip>,
 }
@@ -179,8 +186,8 @@ impl FixedHeader {
 impl Codec {
     /// A codec for one connection at a time. PUBLISH packets of more than `max_packet_bytes` come out as
     /// [`Body::Oversized`].
-    pub fn new(max_packet_bytes: u32) -> Self {
-        Codec { max_packet_bytes, skip: None }
+    pub fn new(version: Version, max_packet_bytes: u32) -> Self {
+        Codec { version, max_packet_bytes, skip: None }
     }
 
     /// Forgets half a packet: the connection is another one.
@@ -199,8 +206,8 @@ impl Codec {
         if self.skip.is_some() {
             return Ok(self.read_past(input));
         }
-        let Some(header) = fixed_header(input)? else { return Ok(None) };
-        check_header(header)?;
+        let Some(header) = fixed_header(input, self.version)? else { return Ok(None) };
+        check_header(header, self.version)?;
         if header.frame_bytes() > self.max_packet_bytes as usize {
             return self.begin_skip(header, input);
         }
@@ -210,12 +217,16 @@ impl Codec {
         if header.packet_type() == 2 && input.get(header.header_bytes).is_none_or(|flags| flags & !1 != 0) {
             return Err(CodecError::ConnAckFlags);
         }
-        let packet = v4::Packet::read(input, REMAINING_LENGTH_MAX).map_err(|error| match error {
-            rumqttc::mqttbytes::Error::PacketIdZero => CodecError::PacketIdZero,
-            rumqttc::mqttbytes::Error::TopicNotUtf8 => CodecError::Topic,
-            other => CodecError::Malformed { packet_type: header.packet_type(), reason: other.to_string() },
-        })?;
-        from_crate(packet, header.packet_type()).map(Some)
+        let packet = match self.version {
+            Version::V311 => v311::read(header, input)?,
+            Version::V5 => v5::read(header, input)?,
+        };
+        match packet {
+            Packet::PubRel { packet_id: 0 } | Packet::SubAck { packet_id: 0, .. } => {
+                Err(CodecError::PacketIdZero)
+            }
+            packet => Ok(Some(packet)),
+        }
     }
 
     fn begin_skip(
@@ -253,6 +264,7 @@ impl Codec {
             packet_id,
             topic,
             body: Body::Oversized { packet_bytes },
+            properties: None,
         };
         self.skip = Some(Skip { publish, left: header.frame_bytes() });
         Ok(self.read_past(input))
@@ -274,20 +286,17 @@ impl Codec {
     /// # Errors
     /// A string does not fit the packet: a fault of the configuration.
     pub fn write_connect(&self, connect: &Connect<'_>, output: &mut BytesMut) -> Result<(), CodecError> {
-        let login = connect.login.map(|(user, password)| v4::Login {
-            username: user.to_owned(),
-            password: password.map(|password| password.expose().to_owned()).unwrap_or_default(),
-        });
         let fits = |text: &str| text.len() <= usize::from(u16::MAX);
-        let login_fits = login.as_ref().is_none_or(|login| fits(&login.username) && fits(&login.password));
+        let login_fits = connect
+            .login
+            .is_none_or(|(user, password)| fits(user) && password.is_none_or(|secret| fits(secret.expose())));
         if !fits(connect.client_id) || !login_fits {
             return Err(CodecError::Length(1));
         }
-        let mut packet = v4::Connect::new(connect.client_id);
-        packet.keep_alive = connect.keep_alive_sec;
-        packet.clean_session = connect.clean_session;
-        packet.login = login;
-        written(1, packet.write(output))
+        match self.version {
+            Version::V311 => v311::write_connect(connect, output),
+            Version::V5 => v5::write_connect(connect, output),
+        }
     }
 
     /// Writes SUBSCRIBE.
@@ -300,19 +309,26 @@ impl Codec {
         filters: impl Iterator<Item = (&'f str, Qos)>,
         output: &mut BytesMut,
     ) -> Result<(), CodecError> {
-        let filters: Vec<v4::SubscribeFilter> = filters
-            .map(|(filter, qos)| v4::SubscribeFilter::new(filter.to_owned(), qos_to_crate(qos)))
-            .collect();
-        if filters.iter().any(|filter| filter.path.len() > usize::from(u16::MAX)) {
+        let filters: Vec<(&str, Qos)> = filters.collect();
+        if filters.iter().any(|(filter, _)| filter.len() > usize::from(u16::MAX)) {
             return Err(CodecError::Length(8));
         }
-        written(8, v4::Subscribe { pkid: packet_id, filters }.write(output))
+        match self.version {
+            Version::V311 => v311::write_subscribe(packet_id, &filters, output),
+            Version::V5 => v5::write_subscribe(packet_id, &filters, output),
+        }
     }
 
-    /// Writes PUBACK. Four bytes.
+    /// Writes PUBACK. Four bytes, which in MQTT 5 mean success (section 3.4.2.1).
     pub fn write_puback(&self, packet_id: u16, output: &mut BytesMut) {
         let [high, low] = packet_id.to_be_bytes();
         output.extend_from_slice(&[0x40, 2, high, low]);
+    }
+
+    /// Writes PUBREC. Four bytes.
+    pub fn write_pubrec(&self, packet_id: u16, output: &mut BytesMut) {
+        let [high, low] = packet_id.to_be_bytes();
+        output.extend_from_slice(&[0x50, 2, high, low]);
     }
 
     /// Writes PUBCOMP. Four bytes.
@@ -332,12 +348,13 @@ impl Codec {
     }
 }
 
-fn written(packet_type: u8, result: Result<usize, rumqttc::mqttbytes::Error>) -> Result<(), CodecError> {
-    result.map(|_bytes| ()).map_err(|error| CodecError::Malformed { packet_type, reason: error.to_string() })
+/// What the crate says is wrong.
+fn malformed(packet_type: u8, reason: &dyn std::fmt::Display) -> CodecError {
+    CodecError::Malformed { packet_type, reason: reason.to_string() }
 }
 
 /// The fixed header, once it is there whole.
-fn fixed_header(input: &[u8]) -> Result<Option<FixedHeader>, CodecError> {
+fn fixed_header(input: &[u8], version: Version) -> Result<Option<FixedHeader>, CodecError> {
     let Some((&byte1, rest)) = input.split_first() else { return Ok(None) };
     let mut remaining = 0_usize;
     for (place, &byte) in rest.iter().take(4).enumerate() {
@@ -347,12 +364,12 @@ fn fixed_header(input: &[u8]) -> Result<Option<FixedHeader>, CodecError> {
         }
     }
     // A wrong first byte is an error now and not when a length happens to arrive.
-    check_flags(byte1)?;
+    check_flags(byte1, version)?;
     if rest.len() >= 4 { Err(CodecError::Length(byte1 >> 4)) } else { Ok(None) }
 }
 
 /// Reserved flags, and packets that a server does not send to a client that only subscribes.
-fn check_flags(byte1: u8) -> Result<(), CodecError> {
+fn check_flags(byte1: u8, version: Version) -> Result<(), CodecError> {
     let flags = byte1 & 0x0f;
     let expected = match byte1 >> 4 {
         // PUBLISH: any but QoS 3 [MQTT-3.3.1-4], and no DUP at QoS 0 [MQTT-3.3.1-2].
@@ -366,16 +383,20 @@ fn check_flags(byte1: u8) -> Result<(), CodecError> {
         }
         6 => 0b0010,
         2 | 9 | 13 => 0,
+        14 if version == Version::V5 => 0,
         other => return Err(CodecError::PacketType(other)),
     };
     if flags == expected { Ok(()) } else { Err(CodecError::Flags(byte1)) }
 }
 
-fn check_header(header: FixedHeader) -> Result<(), CodecError> {
-    check_flags(header.byte1)?;
-    let fits = match header.packet_type() {
-        2 | 6 => header.remaining == 2,
-        13 => header.remaining == 0,
+fn check_header(header: FixedHeader, version: Version) -> Result<(), CodecError> {
+    check_flags(header.byte1, version)?;
+    let fits = match (header.packet_type(), version) {
+        (2 | 6, Version::V311) => header.remaining == 2,
+        // A broker without MQTT 5 refuses by the CONNACK of its own version.
+        (2 | 6, Version::V5) => header.remaining >= 2,
+        (13, _) => header.remaining == 0,
+        (14, _) => true,
         // SUBACK: an identifier and at least one code. PUBLISH: a topic of at least one byte.
         _ => header.remaining >= 3,
     };
@@ -387,75 +408,12 @@ fn check_topic(topic: &str) -> Result<(), CodecError> {
     if bad { Err(CodecError::Topic) } else { Ok(()) }
 }
 
-fn from_crate(packet: v4::Packet, packet_type: u8) -> Result<Packet, CodecError> {
-    let packet = match packet {
-        v4::Packet::Publish(publish) => {
-            check_topic(&publish.topic)?;
-            Packet::Publish(Publish {
-                dup: publish.dup,
-                qos: qos_from_crate(publish.qos),
-                retain: publish.retain,
-                packet_id: publish.pkid,
-                topic: publish.topic,
-                body: Body::Payload(publish.payload),
-            })
-        }
-        v4::Packet::PubRel(pubrel) => Packet::PubRel { packet_id: pubrel.pkid },
-        v4::Packet::PingResp => Packet::PingResp,
-        v4::Packet::SubAck(suback) => Packet::SubAck {
-            packet_id: suback.pkid,
-            grants: suback
-                .return_codes
-                .into_iter()
-                .map(|code| match code {
-                    v4::SubscribeReasonCode::Success(qos) => Some(qos_from_crate(qos)),
-                    v4::SubscribeReasonCode::Failure => None,
-                })
-                .collect(),
-        },
-        v4::Packet::ConnAck(connack) => Packet::ConnAck {
-            session_present: connack.session_present,
-            refusal: match connack.code {
-                v4::ConnectReturnCode::Success => None,
-                v4::ConnectReturnCode::RefusedProtocolVersion => Some(Refusal::ProtocolVersion),
-                v4::ConnectReturnCode::BadClientId => Some(Refusal::ClientId),
-                v4::ConnectReturnCode::ServiceUnavailable => Some(Refusal::Unavailable),
-                v4::ConnectReturnCode::BadUserNamePassword => Some(Refusal::Credentials),
-                v4::ConnectReturnCode::NotAuthorized => Some(Refusal::NotAuthorised),
-            },
-        },
-        _ => return Err(CodecError::PacketType(packet_type)),
-    };
-    match packet {
-        Packet::PubRel { packet_id: 0 } | Packet::SubAck { packet_id: 0, .. } => {
-            Err(CodecError::PacketIdZero)
-        }
-        packet => Ok(packet),
-    }
-}
-
 fn qos_of_bits(bits: u8) -> Option<Qos> {
     match bits {
         0 => Some(Qos::AtMostOnce),
         1 => Some(Qos::AtLeastOnce),
         2 => Some(Qos::ExactlyOnce),
         _ => None,
-    }
-}
-
-fn qos_from_crate(qos: QoS) -> Qos {
-    match qos {
-        QoS::AtMostOnce => Qos::AtMostOnce,
-        QoS::AtLeastOnce => Qos::AtLeastOnce,
-        QoS::ExactlyOnce => Qos::ExactlyOnce,
-    }
-}
-
-fn qos_to_crate(qos: Qos) -> QoS {
-    match qos {
-        Qos::AtMostOnce => QoS::AtMostOnce,
-        Qos::AtLeastOnce => QoS::AtLeastOnce,
-        Qos::ExactlyOnce => QoS::ExactlyOnce,
     }
 }
 

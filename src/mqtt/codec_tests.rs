@@ -1,11 +1,12 @@
 use super::*;
 use proptest::prelude::*;
+use rumqttc::mqttbytes::v4;
 
 const LIMIT: u32 = 1000;
 
 fn read_all(bytes: &[u8]) -> Result<Vec<Packet>, CodecError> {
     let mut input = BytesMut::from(bytes);
-    let mut codec = Codec::new(LIMIT);
+    let mut codec = Codec::new(Version::V311, LIMIT);
     let mut packets = Vec::new();
     while let Some(packet) = codec.read(&mut input)? {
         packets.push(packet);
@@ -43,13 +44,14 @@ fn reads_each_packet_of_a_server() {
     bytes.extend(publish(0b0011_0000, b"c", None, b""));
     let message = |dup, qos, retain, packet_id, topic: &str, payload: &'static [u8]| {
         let body = Body::Payload(Bytes::from_static(payload));
-        Packet::Publish(Publish { dup, qos, retain, packet_id, topic: topic.into(), body })
+        let topic = topic.into();
+        Packet::Publish(Publish { dup, qos, retain, packet_id, topic, body, properties: None })
     };
     assert_eq!(
         read_all(&bytes).unwrap(),
         [
-            Packet::ConnAck { session_present: true, refusal: None },
-            Packet::SubAck { packet_id: 7, grants: vec![Some(Qos::AtLeastOnce), None] },
+            Packet::ConnAck { session_present: true, refusal: None, limits: Limits::default() },
+            Packet::SubAck { packet_id: 7, grants: vec![Ok(Qos::AtLeastOnce), Err(Reason::UNSPECIFIED)] },
             Packet::PingResp,
             Packet::PubRel { packet_id: 9 },
             message(true, Qos::AtLeastOnce, true, 258, "a/b", b"xy"),
@@ -61,11 +63,17 @@ fn reads_each_packet_of_a_server() {
 #[test]
 fn each_refusal_of_connack_is_told_apart() {
     let refusals = (1..=5).map(|code| match read_all(&[0x20, 2, 0, code]).unwrap()[..] {
-        [Packet::ConnAck { refusal: Some(refusal), .. }] => refusal,
+        [Packet::ConnAck { refusal: Some(ref refusal), .. }] => refusal.reason,
         _ => panic!("code {code}"),
     });
-    use Refusal::*;
-    assert!(refusals.eq([ProtocolVersion, ClientId, Unavailable, Credentials, NotAuthorised]));
+    let expected = [
+        Reason::PROTOCOL_VERSION,
+        Reason::CLIENT_ID,
+        Reason::UNAVAILABLE,
+        Reason::CREDENTIALS,
+        Reason::NOT_AUTHORISED,
+    ];
+    assert!(refusals.eq(expected));
     assert!(matches!(fails(&[0x20, 2, 0, 6]), CodecError::Malformed { packet_type: 2, .. }));
 }
 
@@ -145,7 +153,7 @@ fn the_limit_is_of_the_whole_packet_and_inclusive() {
 #[test]
 fn two_hundred_fifty_six_mebibytes_announced_and_never_sent_cost_nothing() {
     for limit in [LIMIT, u32::MAX] {
-        let mut codec = Codec::new(limit);
+        let mut codec = Codec::new(Version::V311, limit);
         let mut input = BytesMut::from(&[0x30, 0xff, 0xff, 0xff, 0x7f, 0, 1, b'a'][..]);
         assert_eq!(codec.read(&mut input), Ok(None));
         assert!(input.capacity() < 1024);
@@ -154,11 +162,22 @@ fn two_hundred_fifty_six_mebibytes_announced_and_never_sent_cost_nothing() {
 
 #[test]
 fn half_a_large_packet_is_forgotten_on_reset() {
-    let mut codec = Codec::new(LIMIT);
+    let mut codec = Codec::new(Version::V311, LIMIT);
     let bytes = publish(0x30, b"a", None, &[0; 2000]);
     assert_eq!(codec.read(&mut BytesMut::from(&bytes[..1500])), Ok(None));
     codec.reset();
     assert_eq!(codec.read(&mut BytesMut::from(&[0xd0, 0][..])), Ok(Some(Packet::PingResp)));
+}
+
+fn connect(client_id: &str) -> Connect<'_> {
+    Connect {
+        client_id,
+        login: None,
+        keep_alive_sec: 0,
+        clean_session: true,
+        session_expiry_sec: 3600,
+        receive_maximum: 20,
+    }
 }
 
 #[test]
@@ -166,23 +185,28 @@ fn connect_is_as_the_specification_lays_it_out() {
     let mut output = BytesMut::new();
     let password = Secret::new("pw");
     let login = Some(("me", Some(&password)));
-    let connect = Connect { client_id: "id", login, keep_alive_sec: 30, clean_session: false };
-    Codec::new(LIMIT).write_connect(&connect, &mut output).unwrap();
+    let connect_with_login = Connect { login, keep_alive_sec: 30, clean_session: false, ..connect("id") };
+    Codec::new(Version::V311, LIMIT).write_connect(&connect_with_login, &mut output).unwrap();
     assert_eq!(&output[..], b"\x10\x16\0\x04MQTT\x04\xc0\0\x1e\0\x02id\0\x02me\0\x02pw");
     let long = "x".repeat(65_536);
-    let connect = Connect { client_id: &long, login: None, keep_alive_sec: 0, clean_session: true };
-    assert_eq!(Codec::new(LIMIT).write_connect(&connect, &mut output), Err(CodecError::Length(1)));
+    let connect = connect(&long);
+    assert_eq!(
+        Codec::new(Version::V311, LIMIT).write_connect(&connect, &mut output),
+        Err(CodecError::Length(1))
+    );
 }
 
 #[test]
 fn the_small_packets_are_as_the_crate_writes_them() {
-    let codec = Codec::new(LIMIT);
+    let codec = Codec::new(Version::V311, LIMIT);
     let (mut ours, mut theirs) = (BytesMut::new(), BytesMut::new());
     codec.write_puback(513, &mut ours);
+    codec.write_pubrec(258, &mut ours);
     codec.write_pubcomp(2, &mut ours);
     codec.write_pingreq(&mut ours);
     codec.write_disconnect(&mut ours);
     v4::PubAck::new(513).write(&mut theirs).unwrap();
+    v4::PubRec::new(258).write(&mut theirs).unwrap();
     v4::PubComp::new(2).write(&mut theirs).unwrap();
     v4::PingReq.write(&mut theirs).unwrap();
     v4::Disconnect.write(&mut theirs).unwrap();
@@ -206,7 +230,7 @@ proptest! {
         let bytes: Vec<u8> = sizes.iter().enumerate()
             .flat_map(|(i, size)| publish(0x32, b"a/b", Some(i as u16 + 1), &vec![i as u8; *size])).collect();
         let whole = read_all(&bytes).unwrap();
-        let mut codec = Codec::new(LIMIT);
+        let mut codec = Codec::new(Version::V311, LIMIT);
         let (mut input, mut packets, mut rest) = (BytesMut::new(), Vec::new(), &bytes[..]);
         for cut in cuts.iter().cycle() {
             let (now, later) = rest.split_at((*cut).min(rest.len()));

@@ -1,5 +1,6 @@
 //! What the session tells the outside: events, each once, and counts. Data only.
 
+use super::codec::Limits;
 use super::subscription::Verdict;
 
 /// What somebody outside should know.
@@ -9,6 +10,8 @@ pub enum Event {
     Connected {
         /// The broker kept the session.
         session_present: bool,
+        /// What the broker decided for this connection (MQTT 5).
+        limits: Limits,
     },
     /// All SUBACKs are in.
     Subscribed {
@@ -32,7 +35,7 @@ pub enum Event {
 pub struct SessionStats {
     /// Messages handed on.
     pub received: u64,
-    /// PUBACKs put into the output.
+    /// PUBACKs and PUBRECs put into the output.
     pub acknowledged: u64,
     /// Repeats that were not handed on.
     pub repeats_suppressed: u64,

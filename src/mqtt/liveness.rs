@@ -70,11 +70,15 @@ pub struct Liveness {
     pings_beyond: u64,
 }
 
+fn ping_after(keep_alive_sec: u16) -> Option<Duration> {
+    (keep_alive_sec > 0).then(|| Duration::from_millis(u64::from(keep_alive_sec) * 750))
+}
+
 impl Liveness {
     /// For a connection made at `now`, which has a CONNECT to send.
     pub fn new(keep_alive_sec: u16, now: Instant) -> Self {
         Liveness {
-            ping_after: (keep_alive_sec > 0).then(|| Duration::from_millis(u64::from(keep_alive_sec) * 750)),
+            ping_after: ping_after(keep_alive_sec),
             last_sent: now,
             last_ping: None,
             connack_due: Some(now + ANSWER_TIMEOUT),
@@ -87,9 +91,12 @@ impl Liveness {
         }
     }
 
-    /// CONNACK came.
-    pub fn connected(&mut self) {
+    /// CONNACK came; perhaps with another keep-alive than was asked for (MQTT 5, section 3.2.2.3.14).
+    pub fn connected(&mut self, keep_alive_sec: Option<u16>) {
         self.connack_due = None;
+        if let Some(keep_alive_sec) = keep_alive_sec {
+            self.ping_after = ping_after(keep_alive_sec);
+        }
     }
 
     /// SUBACKs are waited for, or no longer.
@@ -208,7 +215,7 @@ mod tests {
 
     fn connected(keep_alive_sec: u16, now: Instant) -> Liveness {
         let mut liveness = Liveness::new(keep_alive_sec, now);
-        liveness.connected();
+        liveness.connected(None);
         liveness
     }
 

@@ -6,9 +6,9 @@
 //! ```
 //!
 //! [`session`] is the whole protocol as a pure state machine: bytes, settlements and time in; bytes, messages,
-//! events and deadlines out. It is made of [`codec`] (bytes to packets, the only file that names the MQTT
-//! crate), [`ack`] (acknowledgements in order of arrival), [`redelivery`] (what the broker delivers again),
-//! [`subscription`] (what SUBACK said) and [`liveness`] (keep-alive). [`transport`] and [`waker`] are the edge:
+//! events and deadlines out. It is made of [`codec`] (bytes to packets of MQTT 3.1.1 and 5, the only module that names the
+//! MQTT crate), [`reason`] (why a broker says no), [`ack`] (acknowledgements in order of arrival), [`redelivery`] (what the
+//! broker delivers again), [`release`] (what it has released), [`subscription`] (what SUBACK said) and [`liveness`] (keep-alive). [`transport`] and [`waker`] are the edge:
 //! the socket, and the wake-up of the thread that waits on it. [`probe`] is what `tidegate check` asks.
 //!
 //! Nothing here knows Kafka, routes or the configuration.
@@ -18,7 +18,9 @@ pub mod codec;
 pub mod event;
 pub mod liveness;
 pub mod probe;
+pub mod reason;
 pub mod redelivery;
+pub mod release;
 pub mod session;
 pub mod subscription;
 pub mod transport;

@@ -46,6 +46,7 @@ pub fn probe(endpoint: &Endpoint, options: &SessionOptions) -> Result<ProbeRepor
     let mut session = Session::new(SessionOptions {
         client_id: format!("{}-check-{}", options.client_id, std::process::id()),
         clean_session: true,
+        session_expiry_sec: 0,
         filters: Vec::new(),
         ..options.clone()
     });

@@ -19,6 +19,15 @@
 //!   before one comes again (`IdPolicy` below). A broker that reuses the lowest free one may have got the PUBACK and
 //!   then sent a new, equal message that we never saw: that is passed on, and counted as a possible repeat.
 //!
+//! QoS 2 leaves no doubt. The broker keeps a message until it has our PUBREC, then only releases it (PUBREL) and must not
+//! use the identifier again before it has our PUBCOMP (MQTT-4.3.3-2). So an identifier is remembered until PUBREL, over
+//! connections, and what comes again with DUP=1 and the same fingerprint before that is a repeat, answered by PUBREC:
+//!
+//! ```text
+//!            settle           PUBREC handed out          PUBREL, answered by PUBCOMP
+//!  in hand ---------> settled -----------------> recorded --------------------------> forgotten
+//! ```
+//!
 //! DUP=0 is a new message whatever else matches: a broker that lost its memory (restored from an older state)
 //! gives identifiers away again, and sensors repeat their payloads. The message that had the identifier before
 //! keeps its way to Kafka, but its acknowledgement is void, so that it never acknowledges the new one.
@@ -30,7 +39,7 @@ use std::collections::{HashMap, VecDeque};
 
 use twox_hash::XxHash64;
 
-use super::ack::{AckQueue, Position};
+use super::ack::{Ack, AckQueue, Position};
 use crate::message::Body;
 
 /// PUBACKs written and not confirmed that are remembered. The session asks for a confirmation (PINGREQ) at a
@@ -44,7 +53,26 @@ const STALE_AFTER_ARRIVALS: u64 = 16_384;
 /// Steps forward, past identifiers known to be free, after which the broker is believed to go round all.
 const ASCENDING_STEPS: u32 = 100;
 
-/// What a PUBLISH of QoS 1 turned out to be.
+/// What is known of a PUBLISH of QoS 1 or 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// Packet identifier.
+    pub packet_id: u16,
+    /// DUP flag.
+    pub dup: bool,
+    /// QoS 2; else 1.
+    pub exactly_once: bool,
+    /// See [`fingerprint`].
+    pub fingerprint: u64,
+}
+
+impl Delivery {
+    fn ack(self) -> Ack {
+        if self.exactly_once { Ack::Pubrec(self.packet_id) } else { Ack::Puback(self.packet_id) }
+    }
+}
+
+/// What a PUBLISH of QoS 1 or 2 turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Arrival {
     /// A message to hand on, with this number of arrival.
@@ -68,10 +96,13 @@ enum State {
     Written {
         end: u64,
     },
+    /// QoS 2: the PUBREC was put into the output. Whether it arrived is the same to us: the broker sends PUBLISH or PUBREL.
+    Recorded,
 }
 
 #[derive(Debug)]
 struct Entry {
+    exactly_once: bool,
     fingerprint: u64,
     state: State,
     /// The connection it last came on.
@@ -82,6 +113,7 @@ struct Entry {
 #[derive(Debug)]
 struct Hand {
     packet_id: u16,
+    exactly_once: bool,
     settled: bool,
 }
 
@@ -98,9 +130,30 @@ pub struct Redelivery {
     stale: VecDeque<(u16, u64, u64)>,
     connection: u64,
     policy: IdPolicy,
+    /// See [`Redelivery::take_orphans`].
+    orphans: Vec<u16>,
 }
 
 impl Redelivery {
+    /// Before the first connection: identifiers and fingerprints of messages of QoS 2 that an earlier process made safe and that may not
+    /// be released.
+    pub fn restore(&mut self, unreleased: &[(u16, u64)], acks: &mut AckQueue) {
+        for &(packet_id, fingerprint) in unreleased {
+            // Of a connection that is lost before the first is made.
+            let (position, connection) = (acks.push(Ack::Pubrec(packet_id)), self.connection);
+            let entry =
+                Entry { exactly_once: true, fingerprint, state: State::Recorded, connection, position };
+            self.ids.insert(packet_id, entry);
+        }
+        acks.clear();
+    }
+
+    /// Identifiers of QoS 2 under which a message was or becomes safe that the broker will not deliver again, without a PUBREL: its session
+    /// is lost, or it uses the identifier for another.
+    pub fn take_orphans(&mut self) -> Vec<u16> {
+        std::mem::take(&mut self.orphans)
+    }
+
     /// Messages in hand, counting settled ones that came after one that is not.
     pub fn hands(&self) -> usize {
         self.hands.len()
@@ -111,19 +164,25 @@ impl Redelivery {
         self.unconfirmed.len()
     }
 
-    /// A PUBLISH of QoS 1 arrived. Its place in `acks` is made here.
-    pub fn arrived(&mut self, packet_id: u16, dup: bool, fingerprint: u64, acks: &mut AckQueue) -> Arrival {
+    /// Identifiers of QoS 2 that wait for their PUBREL.
+    pub fn unreleased(&self) -> usize {
+        self.ids.values().filter(|entry| entry.exactly_once).count()
+    }
+
+    /// A PUBLISH of QoS 1 or 2 arrived. Its place in `acks` is made here.
+    pub fn arrived(&mut self, delivery: Delivery, acks: &mut AckQueue) -> Arrival {
+        let Delivery { packet_id, dup, exactly_once, fingerprint } = delivery;
         let mut possible_repeat = false;
         if let Some(entry) = self.ids.get_mut(&packet_id) {
             let here = entry.connection == self.connection;
-            let same = entry.fingerprint == fingerprint;
+            let same = entry.fingerprint == fingerprint && entry.exactly_once == exactly_once;
             let written = matches!(entry.state, State::Written { .. });
             if same && dup && (here || !written || self.policy.goes_round()) {
                 // The broker retries on one connection: the one PUBACK answers all. A second could acknowledge
-                // the identifier's next message.
-                if !here {
+                // the identifier's next message. A PUBREC cannot: it is repeated (MQTT-4.3.3-2).
+                if !here || entry.state == State::Recorded {
                     entry.connection = self.connection;
-                    entry.position = acks.push(packet_id);
+                    entry.position = acks.push(delivery.ack());
                     if !matches!(entry.state, State::InHand { .. }) {
                         entry.state = State::Settled;
                         acks.settle(entry.position);
@@ -134,17 +193,33 @@ impl Redelivery {
             // Reuse after a PUBACK on the same connection is the ordinary course of things.
             possible_repeat = same && !(here && written);
             acks.void(entry.position);
+            // What is in hand is an orphan when it is safe.
+            if entry.exactly_once && !matches!(entry.state, State::InHand { .. }) {
+                self.orphans.push(packet_id);
+            }
         }
         if !dup {
             self.policy.arrived(packet_id);
         }
-        self.hands.push_back(Hand { packet_id, settled: false });
+        self.hands.push_back(Hand { packet_id, exactly_once, settled: false });
         let sequence = self.settled_before + self.hands.len() as u64;
-        let position = acks.push(packet_id);
+        let position = acks.push(delivery.ack());
         let state = State::InHand { sequence };
-        self.ids.insert(packet_id, Entry { fingerprint, state, connection: self.connection, position });
+        let connection = self.connection;
+        self.ids.insert(packet_id, Entry { exactly_once, fingerprint, state, connection, position });
         self.forget_stale(sequence);
         Arrival::New { sequence, possible_repeat }
+    }
+
+    /// PUBREL: the broker will not deliver this identifier's message again, and may use it for another. Known or not, it
+    /// is answered with PUBCOMP.
+    pub fn released(&mut self, packet_id: u16, acks: &mut AckQueue) {
+        if let Some(entry) = self.ids.get(&packet_id).filter(|entry| entry.exactly_once) {
+            // A PUBREC that still waits would answer the identifier's next message. What is in hand goes on to Kafka.
+            acks.void(entry.position);
+            self.ids.remove(&packet_id);
+            self.policy.freed(packet_id);
+        }
     }
 
     /// The message with this number is safe.
@@ -158,10 +233,19 @@ impl Redelivery {
         {
             entry.state = State::Settled;
             acks.settle(entry.position);
+        } else if hand.exactly_once {
+            self.orphans.push(hand.packet_id);
         }
         while self.hands.front().is_some_and(|hand| hand.settled) {
             self.hands.pop_front();
             self.settled_before += 1;
+        }
+    }
+
+    /// The PUBREC of this identifier was put into the output.
+    pub fn recorded(&mut self, packet_id: u16) {
+        if let Some(entry) = self.ids.get_mut(&packet_id) {
+            entry.state = State::Recorded;
         }
     }
 
@@ -210,12 +294,14 @@ impl Redelivery {
         self.connection += 1;
     }
 
-    /// The broker does not have the session any more: all identifiers are void. What is in hand stays in hand.
-    pub fn session_lost(&mut self) {
+    /// The broker does not have the session any more: all identifiers are void; gives those of QoS 2. What is in hand stays in hand.
+    pub fn session_lost(&mut self) -> Vec<u16> {
+        let of_qos_2 = self.ids.iter().filter(|(_, entry)| entry.exactly_once).map(|(id, _)| *id).collect();
         self.ids.clear();
         self.unconfirmed.clear();
         self.stale.clear();
         self.policy = IdPolicy::default();
+        of_qos_2
     }
 
     fn forget_stale(&mut self, arrivals: u64) {

@@ -13,7 +13,18 @@ struct Both {
 
 impl Both {
     fn arrived(&mut self, id: u16, dup: bool, fingerprint: u64) -> Arrival {
-        self.table.arrived(id, dup, fingerprint, &mut self.acks)
+        let delivery = Delivery { packet_id: id, dup, exactly_once: false, fingerprint };
+        self.table.arrived(delivery, &mut self.acks)
+    }
+
+    /// The same at QoS 2.
+    fn arrived_once(&mut self, id: u16, dup: bool, fingerprint: u64) -> Arrival {
+        let delivery = Delivery { packet_id: id, dup, exactly_once: true, fingerprint };
+        self.table.arrived(delivery, &mut self.acks)
+    }
+
+    fn released(&mut self, id: u16) {
+        self.table.released(id, &mut self.acks);
     }
 
     /// Settles, and puts what may go out into the output; the identifiers that do.
@@ -24,10 +35,18 @@ impl Both {
 
     fn write(&mut self) -> Vec<u16> {
         let mut written = Vec::new();
-        while let Some(id) = self.acks.pop_ready() {
+        while let Some(ack) = self.acks.pop_ready() {
             self.output += 4;
-            self.table.acknowledged(id, self.output);
-            written.push(id);
+            written.push(match ack {
+                Ack::Puback(id) => {
+                    self.table.acknowledged(id, self.output);
+                    id
+                }
+                Ack::Pubrec(id) => {
+                    self.table.recorded(id);
+                    id
+                }
+            });
         }
         written
     }
@@ -58,7 +77,7 @@ fn a_redelivery_of_what_is_in_hand_is_not_passed_on_and_is_acknowledged_when_it_
     assert_eq!(both.arrived(5, false, 50), NEW(1));
     both.cut(0);
     assert_eq!(both.arrived(5, true, 50), Arrival::Repeat);
-    assert_eq!(both.write(), []);
+    assert_eq!(both.write(), [0_u16; 0]);
     assert_eq!(both.settle(1), [5]);
 }
 
@@ -67,7 +86,7 @@ fn a_message_that_settles_while_there_is_no_connection_is_acknowledged_on_its_re
     let mut both = Both::default();
     both.arrived(5, false, 50);
     both.cut(0);
-    assert_eq!(both.settle(1), []);
+    assert_eq!(both.settle(1), [0_u16; 0]);
     assert_eq!(both.arrived(5, true, 50), Arrival::Repeat);
     assert_eq!(both.write(), [5]);
 }
@@ -89,7 +108,7 @@ fn another_message_under_the_same_id_is_new_and_the_old_acknowledgement_is_void(
     both.arrived(5, false, 50);
     both.cut(0);
     assert_eq!(both.arrived(5, true, 51), NEW(2));
-    assert_eq!(both.settle(1), [], "the old message must not acknowledge the new one");
+    assert_eq!(both.settle(1), [0_u16; 0], "the old message must not acknowledge the new one");
     assert_eq!(both.settle(2), [5]);
 }
 
@@ -99,7 +118,7 @@ fn without_dup_it_is_a_new_message_even_if_equal_and_in_hand() {
     both.arrived(5, false, 50);
     both.cut(0);
     assert_eq!(both.arrived(5, false, 50), PERHAPS(2));
-    assert_eq!(both.settle(1), []);
+    assert_eq!(both.settle(1), [0_u16; 0]);
     assert_eq!(both.settle(2), [5]);
 }
 
@@ -109,7 +128,7 @@ fn an_id_that_comes_twice_without_dup_on_one_connection_belongs_to_the_later_mes
     assert_eq!(both.arrived(5, false, 50), NEW(1));
     assert_eq!(both.arrived(6, false, 60), NEW(2));
     assert_eq!(both.arrived(5, false, 51), NEW(3));
-    assert_eq!(both.settle(1), []);
+    assert_eq!(both.settle(1), [0_u16; 0]);
     assert_eq!(both.settle(2), [6], "a void place holds nothing back");
     assert_eq!(both.settle(3), [5]);
 }
@@ -121,7 +140,7 @@ fn a_retry_on_the_same_connection_gets_no_second_acknowledgement() {
     assert_eq!(both.arrived(5, true, 50), Arrival::Repeat);
     assert_eq!(both.settle(1), [5]);
     assert_eq!(both.arrived(5, true, 50), Arrival::Repeat);
-    assert_eq!(both.write(), []);
+    assert_eq!(both.write(), [0_u16; 0]);
 }
 
 #[test]
@@ -172,7 +191,7 @@ fn ids_of_a_lost_session_mean_nothing_in_the_next() {
     both.cut(0);
     both.table.session_lost();
     assert_eq!(both.arrived(5, true, 50), NEW(2));
-    assert_eq!(both.settle(1), []);
+    assert_eq!(both.settle(1), [0_u16; 0]);
     assert_eq!(both.settle(2), [5]);
 }
 
@@ -229,4 +248,62 @@ fn the_fingerprint_is_xxh64_of_its_documented_parts() {
         fingerprint(seed, 258, "a", &large),
         XxHash64::oneshot(seed, b"\x01\x02a\0\0\0\0\0\0\0\0\x03")
     );
+}
+
+#[test]
+fn at_qos_2_a_repeat_is_known_until_pubrel_and_its_pubrec_is_sent_again() {
+    let mut both = Both::default();
+    assert_eq!(both.arrived_once(5, false, 50), NEW(1));
+    both.cut(0);
+    assert_eq!(both.arrived_once(5, true, 50), Arrival::Repeat, "in hand");
+    assert_eq!(both.settle(1), [5]);
+    assert_eq!(both.arrived_once(5, true, 50), Arrival::Repeat, "recorded, on the same connection");
+    assert_eq!(both.write(), [5]);
+    for written in [4, 0] {
+        both.cut(written);
+        assert_eq!(both.arrived_once(5, true, 50), Arrival::Repeat, "recorded, whether it arrived or not");
+        assert_eq!(both.write(), [5]);
+    }
+    assert_eq!(both.table.unreleased(), 1);
+    both.released(5);
+    assert_eq!(both.table.unreleased(), 0);
+    assert_eq!(both.arrived_once(5, true, 50), NEW(2), "released: another message");
+    assert_eq!((both.settle(2), both.table.unconfirmed()), (vec![5], 0));
+}
+
+#[test]
+fn at_qos_2_another_message_is_no_repeat() {
+    let mut both = Both::default();
+    both.arrived_once(5, false, 50);
+    assert_eq!(both.settle(1), [5]);
+    both.cut(4);
+    assert_eq!(both.arrived_once(5, true, 51), NEW(2), "another content");
+    assert_eq!(both.arrived_once(5, false, 51), PERHAPS(3), "DUP=0: a broker that lost its memory");
+    assert_eq!(both.arrived(5, true, 51), NEW(4), "another QoS");
+    assert_eq!(both.settle(2), [0_u16; 0]);
+    assert_eq!(both.settle(3), [0_u16; 0]);
+    assert_eq!(both.settle(4), [5], "only the last of them is acknowledged");
+}
+
+#[test]
+fn a_pubrel_in_front_of_the_pubrec_leaves_nothing_that_could_answer_the_next_message() {
+    let mut both = Both::default();
+    both.arrived_once(5, false, 50);
+    both.released(5);
+    assert_eq!(both.arrived_once(5, false, 60), NEW(2));
+    assert_eq!(both.settle(1), [0_u16; 0]);
+    assert_eq!(both.settle(2), [5]);
+    both.arrived(6, false, 70);
+    both.released(6);
+    assert_eq!(both.settle(3), [6], "a PUBREL for a message of QoS 1 changes nothing");
+}
+
+#[test]
+fn a_lost_session_voids_the_identifiers_of_qos_2() {
+    let mut both = Both::default();
+    both.arrived_once(5, false, 50);
+    both.settle(1);
+    both.cut(4);
+    both.table.session_lost();
+    assert_eq!((both.table.unreleased(), both.arrived_once(5, true, 50)), (0, NEW(2)));
 }

@@ -8,26 +8,30 @@
 //! ```
 //!
 //! It knows nothing of Kafka or of where messages go. Invariants:
-//! - a PUBACK is sent only after its message was settled, in order of arrival on the connection (MQTT-4.6.0-2);
+//! - a PUBACK or PUBREC is sent only after its message was settled, in order of arrival on the connection (MQTT-4.6.0-2,
+//!   MQTT-4.6.0-3); a PUBREL is answered with PUBCOMP always;
 //! - nothing of one connection, in either direction, reaches another: neither half a packet nor a PUBACK;
 //! - messages in hand, their bytes and what is unacknowledged are bounded: at a limit the session stops
 //!   parsing ([`Session::may_read`] is false) and goes on when enough is settled. MQTT has no other brake that
 //!   all brokers respect.
 
+mod opening;
+mod options;
+
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use thiserror::Error;
 
-use super::ack::AckQueue;
-use super::codec::{self, Codec, CodecError, Connect, Packet, Publish, Refusal};
+pub use self::options::{SessionError, SessionOptions};
+use super::ack::{Ack, AckQueue};
+use super::codec::{self, Codec, Connect, Packet, Publish};
 pub use super::event::{Event, SessionStats};
-use super::liveness::{Due, Liveness, Overdue};
-use super::redelivery::{Arrival, Redelivery, UNCONFIRMED_MAX, fingerprint, fingerprint_seed};
+use super::liveness::{Due, Liveness};
+use super::redelivery::{Arrival, Delivery, Redelivery, UNCONFIRMED_MAX, fingerprint, fingerprint_seed};
+use super::release::Releases;
 use super::subscription::Subscriptions;
 use crate::message::{AckToken, Body, Message, Qos, Settled};
-use crate::secret::Secret;
 
 /// What a message costs besides topic and payload, bytes: its entries in channels, tables and batches.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
@@ -43,47 +47,6 @@ const LASTED: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// So many short connections in a row are reported.
 const SHORT_CONNECTIONS: u32 = 3;
-
-/// What a session is told once.
-#[derive(Debug, Clone)]
-pub struct SessionOptions {
-    /// Client identifier: the identity of the persistent session.
-    pub client_id: String,
-    /// User name and password.
-    pub login: Option<(String, Option<Secret>)>,
-    /// Keep-alive, seconds; 0 is off.
-    pub keep_alive_sec: u16,
-    /// Ask for a session that ends with the connection.
-    pub clean_session: bool,
-    /// Filters as subscribed (with `$share/group/`), and the QoS asked for: 0 or 1.
-    pub filters: Vec<(String, Qos)>,
-    /// Larger PUBLISH packets come out as [`Body::Oversized`].
-    pub max_packet_bytes: u32,
-    /// QoS 1 messages that may be unacknowledged on a connection.
-    pub in_flight_messages_max: usize,
-    /// Messages of any QoS that may be in hand.
-    pub in_hand_messages_max: usize,
-    /// Bytes that may be in hand; one message goes over it, so that a large one is never stuck.
-    pub in_hand_bytes_max: u64,
-}
-
-/// Why a connection must be closed. All but [`SessionError::Refused`] and faults of the configuration heal by
-/// connecting again; those too are tried again, for the broker may be the one that is mended.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum SessionError {
-    /// The broker refused the connection.
-    #[error("connection refused")]
-    Refused(#[source] Refusal),
-    /// The bytes are not MQTT as a server may send it.
-    #[error("the broker broke the protocol")]
-    Codec(#[from] CodecError),
-    /// A packet that may not come now.
-    #[error("the broker broke the protocol: {0}")]
-    Unexpected(&'static str),
-    /// The broker did not answer, or did not read.
-    #[error(transparent)]
-    Overdue(Overdue),
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -107,7 +70,10 @@ pub struct Session {
     written: u64,
     acks: AckQueue,
     redelivery: Redelivery,
+    releases: Releases,
     subscriptions: Subscriptions,
+    /// SUBSCRIBE waits until the identifiers of a lost session are void on the disk.
+    subscribe_later: bool,
     liveness: Option<Liveness>,
     in_hand_messages: usize,
     in_hand_bytes: u64,
@@ -123,16 +89,21 @@ pub struct Session {
 impl Session {
     /// A session without a connection.
     pub fn new(options: SessionOptions) -> Self {
+        let mut acks = AckQueue::default();
+        let mut redelivery = Redelivery::default();
+        redelivery.restore(&options.unreleased, &mut acks);
         Session {
             seed: fingerprint_seed(&options.client_id),
-            codec: Codec::new(options.max_packet_bytes),
+            codec: Codec::new(options.version, options.max_packet_bytes),
             phase: Phase::Closed,
             stopped: false,
             input: BytesMut::new(),
             output: BytesMut::new(),
             written: 0,
-            acks: AckQueue::default(),
-            redelivery: Redelivery::default(),
+            acks,
+            redelivery,
+            releases: Releases::new(options.hold_releases),
+            subscribe_later: false,
             subscriptions: Subscriptions::new(options.filters.clone()),
             liveness: None,
             in_hand_messages: 0,
@@ -159,6 +130,9 @@ impl Session {
             login: login.map(|(user, password)| (user.as_str(), password.as_ref())),
             keep_alive_sec: self.options.keep_alive_sec,
             clean_session: self.options.clean_session,
+            session_expiry_sec: self.options.session_expiry_sec,
+            // The bound that holds is to stop reading: brokers overshoot what they are told.
+            receive_maximum: u16::try_from(self.options.in_flight_messages_max).unwrap_or(u16::MAX),
         };
         self.codec.write_connect(&connect, &mut self.output)?;
         self.phase = Phase::AwaitingConnAck;
@@ -204,17 +178,23 @@ impl Session {
             }
             let Some(packet) = self.codec.read(&mut self.input)? else { break };
             match (self.phase, packet) {
-                (Phase::AwaitingConnAck, Packet::ConnAck { session_present, refusal }) => {
-                    self.connack(session_present, refusal, now)?;
+                (Phase::AwaitingConnAck, Packet::ConnAck { session_present, refusal, limits }) => {
+                    self.connack(session_present, refusal, limits, now)?;
                 }
+                (_, Packet::Disconnect(refusal)) => return Err(SessionError::Ended(refusal)),
                 (Phase::AwaitingConnAck, _) => {
                     return Err(SessionError::Unexpected("a packet before CONNACK"));
                 }
                 (_, Packet::ConnAck { .. }) => return Err(SessionError::Unexpected("a second CONNACK")),
-                (_, Packet::Publish(publish)) => messages.extend(self.publish(publish, wall_ms)?),
+                (_, Packet::Publish(publish)) => messages.extend(self.publish(publish, wall_ms)),
                 // Whether known or not: a broker that resumes a QoS 2 session releases until it is told, and a
                 // client that does not answer meets the same PUBREL on every connection.
-                (_, Packet::PubRel { packet_id }) => self.codec.write_pubcomp(packet_id, &mut self.output),
+                (_, Packet::PubRel { packet_id }) => {
+                    self.redelivery.released(packet_id, &mut self.acks);
+                    if self.releases.pubrel(packet_id) {
+                        self.codec.write_pubcomp(packet_id, &mut self.output);
+                    }
+                }
                 (_, Packet::SubAck { packet_id, grants }) => self.suback(packet_id, &grants, now)?,
                 (_, Packet::PingResp) => {
                     if let Some(end) = self.liveness.as_mut().and_then(|liveness| liveness.ponged(now)) {
@@ -227,82 +207,28 @@ impl Session {
         Ok(())
     }
 
-    fn connack(
-        &mut self,
-        session_present: bool,
-        refusal: Option<Refusal>,
-        now: Instant,
-    ) -> Result<(), SessionError> {
-        if let Some(refusal) = refusal {
-            return Err(SessionError::Refused(refusal));
-        }
-        if !session_present {
-            // Before the next packet is parsed: its identifiers are of the new session.
-            self.redelivery.session_lost();
-            self.subscriptions.session_lost();
-        }
-        self.phase = Phase::Open;
-        self.connected_at = Some(now);
-        self.events.push_back(Event::Connected { session_present });
-        if let Some(liveness) = &mut self.liveness {
-            liveness.connected();
-        }
-        self.subscribe(now)
-    }
-
-    fn subscribe(&mut self, now: Instant) -> Result<(), SessionError> {
-        self.retry_refused_at = None;
-        self.subscriptions.request(&self.codec, &mut self.output)?;
-        self.subscribing(now);
-        Ok(())
-    }
-
-    fn subscribing(&mut self, now: Instant) {
-        let pending = self.subscriptions.pending();
-        if let Some(liveness) = &mut self.liveness {
-            liveness.awaiting_suback(pending, now);
-        }
-        if !pending {
-            let (granted, refused) = self.subscriptions.count();
-            self.retry_refused_at = (refused > 0).then(|| now + REFUSED_RETRY);
-            // Once a minute nothing new is nothing to tell.
-            if self.told != Some((granted, refused)) {
-                self.told = Some((granted, refused));
-                self.events.push_back(Event::Subscribed { granted, refused });
-            }
-        }
-    }
-
-    fn suback(&mut self, packet_id: u16, grants: &[Option<Qos>], now: Instant) -> Result<(), SessionError> {
-        let mut verdicts = Vec::new();
-        if !self.subscriptions.answered(packet_id, grants, &mut verdicts) {
-            return Err(SessionError::Unexpected("a SUBACK that answers no SUBSCRIBE"));
-        }
-        self.events.extend(verdicts.into_iter().map(Event::Filter));
-        self.subscribing(now);
-        Ok(())
-    }
-
-    fn publish(&mut self, publish: Publish, received_at_ms: i64) -> Result<Option<Message>, SessionError> {
-        let Publish { dup, qos, retain, packet_id, topic, body } = publish;
-        let (sequence, delivery_id) = match qos {
-            Qos::AtMostOnce => (0, None),
-            Qos::AtLeastOnce => {
-                let id = fingerprint(self.seed, packet_id, &topic, &body);
-                match self.redelivery.arrived(packet_id, dup, id, &mut self.acks) {
-                    Arrival::Repeat => {
-                        self.stats.repeats_suppressed += 1;
-                        return Ok(None);
-                    }
-                    Arrival::New { sequence, possible_repeat } => {
-                        self.stats.possible_repeats += u64::from(possible_repeat);
-                        (sequence, Some(id))
-                    }
+    fn publish(&mut self, publish: Publish, received_at_ms: i64) -> Option<Message> {
+        let Publish { dup, qos, retain, packet_id, topic, body, properties } = publish;
+        let delivery = (qos != Qos::AtMostOnce).then(|| Delivery {
+            packet_id,
+            dup,
+            exactly_once: qos == Qos::ExactlyOnce,
+            fingerprint: fingerprint(self.seed, packet_id, &topic, &body),
+        });
+        let mut sequence = 0;
+        if let Some(delivery) = delivery {
+            match self.redelivery.arrived(delivery, &mut self.acks) {
+                Arrival::Repeat => {
+                    self.stats.repeats_suppressed += 1;
+                    return None;
+                }
+                Arrival::New { sequence: number, possible_repeat } => {
+                    self.stats.possible_repeats += u64::from(possible_repeat);
+                    sequence = number;
                 }
             }
-            // Filters are subscribed with QoS 0 or 1, and a broker never delivers with more (section 3.8.4).
-            Qos::ExactlyOnce => return Err(SessionError::Unexpected("a PUBLISH of QoS 2 was not asked for")),
-        };
+        }
+        let delivery_id = delivery.map(|delivery| delivery.fingerprint);
         let body = match body {
             Body::Payload(payload) => Body::Payload(codec::detach(&payload)),
             oversized @ Body::Oversized { .. } => {
@@ -311,12 +237,17 @@ impl Session {
             }
         };
         let payload_bytes = if let Body::Payload(payload) = &body { payload.len() } else { 0 };
-        let cost = u32::try_from(topic.len() + payload_bytes + MESSAGE_OVERHEAD_BYTES).unwrap_or(u32::MAX);
+        let properties_bytes = properties.as_ref().map_or(0, |properties| properties.bytes());
+        let cost = topic.len() + payload_bytes + properties_bytes + MESSAGE_OVERHEAD_BYTES;
+        let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         self.in_hand_messages += 1;
         self.in_hand_bytes += u64::from(cost);
         self.stats.received += 1;
-        let token = AckToken::new(sequence, cost);
-        Ok(Some(Message { topic, body, qos, retain, received_at_ms, delivery_id, token }))
+        let mut token = AckToken::new(sequence, cost);
+        if let Some(delivery) = delivery.filter(|delivery| delivery.exactly_once) {
+            token = token.exactly_once(packet_id, delivery.fingerprint);
+        }
+        Some(Message { topic, body, properties, qos, retain, received_at_ms, delivery_id, token })
     }
 
     /// These messages are safe. Their acknowledgements go into the output as far as the order allows.
@@ -336,15 +267,24 @@ impl Session {
         if self.phase != Phase::Open {
             return;
         }
-        while let Some(packet_id) = self.acks.pop_ready() {
-            self.codec.write_puback(packet_id, &mut self.output);
+        while let Some(ack) = self.acks.pop_ready() {
             self.stats.acknowledged += 1;
-            self.redelivery.acknowledged(packet_id, self.written + self.output.len() as u64);
+            match ack {
+                Ack::Puback(packet_id) => {
+                    self.codec.write_puback(packet_id, &mut self.output);
+                    self.redelivery.acknowledged(packet_id, self.written + self.output.len() as u64);
+                }
+                Ack::Pubrec(packet_id) => {
+                    self.codec.write_pubrec(packet_id, &mut self.output);
+                    self.redelivery.recorded(packet_id);
+                }
+            }
         }
     }
 
     /// What has to follow every change.
     fn bookkeep(&mut self, now: Instant) {
+        self.redelivery.take_orphans().into_iter().for_each(|packet_id| self.releases.forget(packet_id));
         let reading = self.may_read();
         let Some(liveness) = &mut self.liveness else { return };
         liveness.reading(reading, now);
@@ -382,6 +322,7 @@ impl Session {
             Phase::AwaitingConnAck => true,
             Phase::Open => {
                 !self.stopped
+                    && !self.releases.is_voiding()
                     && self.acks.len() < self.options.in_flight_messages_max
                     && self.in_hand_messages < self.options.in_hand_messages_max
                     // Settled ones behind one that is not, over several sessions.
@@ -449,6 +390,8 @@ impl Session {
         self.acks.clear();
         self.redelivery.connection_lost(self.written);
         self.subscriptions.connection_lost();
+        self.releases.connection_lost();
+        self.subscribe_later = false;
     }
 
     /// Takes nothing more in. Acknowledgements and keep-alive go on.
@@ -474,6 +417,11 @@ impl Session {
     /// What went through.
     pub fn stats(&self) -> SessionStats {
         self.stats
+    }
+
+    /// Messages of QoS 2 that the broker has not released.
+    pub fn unreleased(&self) -> usize {
+        self.redelivery.unreleased()
     }
 
     /// Messages and bytes in hand.

@@ -11,17 +11,26 @@
 use bytes::BytesMut;
 
 use super::codec::{Codec, CodecError};
+use super::reason::Reason;
 use crate::message::Qos;
 
 /// Filters in one SUBSCRIBE, and bytes of them: some brokers limit both.
 const FILTERS_PER_PACKET: usize = 100;
 const BYTES_PER_PACKET: usize = 60_000;
 
+/// What SUBSCRIBE holds beside its filters: fixed header, identifier, no properties.
+const PACKET_OVERHEAD_BYTES: usize = 8;
+
 /// What a SUBACK told that somebody should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
     /// The broker refuses the filter. Told once until it accepts.
-    Refused(String),
+    Refused {
+        /// The filter.
+        filter: String,
+        /// Why.
+        reason: Reason,
+    },
     /// The broker accepts what it refused before.
     Accepted(String),
     /// The broker delivers with a lower QoS than asked for. Told once.
@@ -51,6 +60,7 @@ pub struct Subscriptions {
     /// Packet identifier of each unanswered SUBSCRIBE, and its filters by index.
     pending: Vec<(u16, Vec<usize>)>,
     next_id: u16,
+    packet_bytes_max: usize,
 }
 
 impl Subscriptions {
@@ -60,7 +70,13 @@ impl Subscriptions {
             .into_iter()
             .map(|(filter, qos)| Filter { filter, qos, granted: false, refused: false, downgraded: false })
             .collect();
-        Subscriptions { filters, pending: Vec::new(), next_id: 1 }
+        Subscriptions { filters, pending: Vec::new(), next_id: 1, packet_bytes_max: BYTES_PER_PACKET }
+    }
+
+    /// The broker takes no packet larger than this; None: it does not say.
+    pub fn limit(&mut self, packet_bytes_max: Option<u32>) {
+        let limit = packet_bytes_max.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        self.packet_bytes_max = BYTES_PER_PACKET.min(limit.saturating_sub(PACKET_OVERHEAD_BYTES));
     }
 
     /// A SUBACK is waited for.
@@ -85,7 +101,9 @@ impl Subscriptions {
         let mut bytes = 0;
         for index in wanted {
             let size = self.filters.get(index).map_or(0, |f| f.filter.len() + 3);
-            if packet.len() == FILTERS_PER_PACKET || (bytes + size > BYTES_PER_PACKET && !packet.is_empty()) {
+            if packet.len() == FILTERS_PER_PACKET
+                || (bytes + size > self.packet_bytes_max && !packet.is_empty())
+            {
                 self.send(std::mem::take(&mut packet), codec, output)?;
                 bytes = 0;
             }
@@ -105,7 +123,12 @@ impl Subscriptions {
     }
 
     /// A SUBACK came. False: it answers nothing that was asked, or not as many filters: a protocol error.
-    pub fn answered(&mut self, packet_id: u16, grants: &[Option<Qos>], verdicts: &mut Vec<Verdict>) -> bool {
+    pub fn answered(
+        &mut self,
+        packet_id: u16,
+        grants: &[Result<Qos, Reason>],
+        verdicts: &mut Vec<Verdict>,
+    ) -> bool {
         let Some(place) = self.pending.iter().position(|(id, _)| *id == packet_id) else { return false };
         let (_, asked) = self.pending.swap_remove(place);
         if asked.len() != grants.len() {
@@ -113,14 +136,14 @@ impl Subscriptions {
         }
         for (index, grant) in asked.into_iter().zip(grants) {
             let Some(filter) = self.filters.get_mut(index) else { continue };
-            filter.granted = grant.is_some();
+            filter.granted = grant.is_ok();
             match *grant {
-                None if !filter.refused => {
+                Err(reason) if !filter.refused => {
                     filter.refused = true;
-                    verdicts.push(Verdict::Refused(filter.filter.clone()));
+                    verdicts.push(Verdict::Refused { filter: filter.filter.clone(), reason });
                 }
-                None => {}
-                Some(granted) => {
+                Err(_) => {}
+                Ok(granted) => {
                     if std::mem::take(&mut filter.refused) {
                         verdicts.push(Verdict::Accepted(filter.filter.clone()));
                     }
@@ -152,6 +175,7 @@ impl Subscriptions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mqtt::codec::Version;
 
     fn many(count: usize, length: usize) -> Subscriptions {
         let name = |i: usize| format!("{i:05}{}", "x".repeat(length.saturating_sub(5)));
@@ -160,7 +184,7 @@ mod tests {
 
     fn sizes(subscriptions: &mut Subscriptions) -> Vec<usize> {
         let mut output = BytesMut::new();
-        subscriptions.request(&Codec::new(1024), &mut output).unwrap();
+        subscriptions.request(&Codec::new(Version::V311, 1024), &mut output).unwrap();
         subscriptions.pending.iter().map(|(_, filters)| filters.len()).collect()
     }
 
@@ -169,6 +193,9 @@ mod tests {
         assert_eq!(sizes(&mut many(250, 5)), [100, 100, 50]);
         assert_eq!(sizes(&mut many(3, 40_000)), [1, 1, 1]);
         assert_eq!(sizes(&mut many(0, 5)), [0; 0]);
+        let mut limited = many(30, 5);
+        limited.limit(Some(100));
+        assert_eq!(sizes(&mut limited), [11, 11, 8], "92 bytes of filters at 8 each");
     }
 
     #[test]
@@ -176,16 +203,17 @@ mod tests {
         let mut subscriptions = many(2, 5);
         let mut verdicts = Vec::new();
         for _ in 0..2 {
-            subscriptions.request(&Codec::new(1024), &mut BytesMut::new()).unwrap();
+            subscriptions.request(&Codec::new(Version::V311, 1024), &mut BytesMut::new()).unwrap();
             let (id, asked) = subscriptions.pending[0].clone();
-            let grants: Vec<_> = asked.iter().map(|&i| (i == 1).then_some(Qos::AtLeastOnce)).collect();
+            let grants: Vec<_> =
+                asked.iter().map(|&i| (i == 1).then_some(Qos::AtLeastOnce).ok_or(Reason(0x8f))).collect();
             assert!(subscriptions.answered(id, &grants, &mut verdicts));
         }
-        assert_eq!(verdicts, [Verdict::Refused("00000".into())]);
+        assert_eq!(verdicts, [Verdict::Refused { filter: "00000".into(), reason: Reason(0x8f) }]);
         assert_eq!(subscriptions.count(), (1, 1));
-        subscriptions.request(&Codec::new(1024), &mut BytesMut::new()).unwrap();
+        subscriptions.request(&Codec::new(Version::V311, 1024), &mut BytesMut::new()).unwrap();
         assert_eq!(subscriptions.pending[0].1, [0]);
-        assert!(subscriptions.answered(3, &[Some(Qos::AtMostOnce)], &mut verdicts));
+        assert!(subscriptions.answered(3, &[Ok(Qos::AtMostOnce)], &mut verdicts));
         assert_eq!(verdicts[1], Verdict::Accepted("00000".into()));
         assert!(matches!(&verdicts[2], Verdict::Downgraded { granted: Qos::AtMostOnce, .. }));
     }
@@ -193,8 +221,8 @@ mod tests {
     #[test]
     fn a_suback_for_nothing_or_of_another_length_is_an_error() {
         let mut subscriptions = many(2, 5);
-        subscriptions.request(&Codec::new(1024), &mut BytesMut::new()).unwrap();
-        assert!(!subscriptions.answered(9, &[None, None], &mut Vec::new()));
-        assert!(!subscriptions.answered(1, &[None], &mut Vec::new()));
+        subscriptions.request(&Codec::new(Version::V311, 1024), &mut BytesMut::new()).unwrap();
+        assert!(!subscriptions.answered(9, &[Err(Reason::UNSPECIFIED); 2], &mut Vec::new()));
+        assert!(!subscriptions.answered(1, &[Err(Reason::UNSPECIFIED)], &mut Vec::new()));
     }
 }

@@ -1,8 +1,11 @@
-//! The socket: name resolution, connecting with limits, non-blocking reads and writes, waiting.
+//! The socket: name resolution, connecting with limits, TLS, non-blocking reads and writes, waiting.
 //!
-//! It knows no MQTT. Reading and writing never block; resolving and connecting do, so they are done on a thread
+//! It knows no MQTT. TLS lies between the socket and the buffers ([`tls_stream`]): one thread owns both directions, so its state
+//! needs no lock (docs/decisions/0003). Reading and writing never block; resolving and connecting do, so they are done on a thread
 //! of their own that can be abandoned ([`connect`] takes at most [`CONNECT_TIMEOUT`] for each address; only
 //! resolving has no limit that this process could set).
+
+mod tls_stream;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
@@ -13,7 +16,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt;
 use thiserror::Error;
 
+use self::tls_stream::TlsStream;
 use super::waker::Waker;
+use crate::tls::{TlsError, TlsOptions};
 
 /// For one address.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -45,6 +50,15 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The last address accepts, and there is no TLS with it.
+    #[error("no TLS with {address}")]
+    Tls {
+        /// Address.
+        address: SocketAddr,
+        /// Cause.
+        #[source]
+        source: TlsError,
+    },
 }
 
 /// Where the MQTT broker is.
@@ -54,6 +68,8 @@ pub struct Endpoint {
     pub host: String,
     /// TCP port.
     pub port: u16,
+    /// How TLS is made; None: not at all.
+    pub tls: Option<TlsOptions>,
 }
 
 impl std::fmt::Display for Endpoint {
@@ -81,10 +97,11 @@ pub enum ReadOutcome<'b> {
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
+    tls: Option<Box<TlsStream>>,
     buffer: Box<[u8]>,
 }
 
-/// Connects to the first address that accepts. Blocks.
+/// Connects to the first address that accepts, and makes TLS if that is asked for. Blocks.
 ///
 /// # Errors
 /// None accepts, or the name has none.
@@ -94,12 +111,28 @@ pub fn connect(endpoint: &Endpoint) -> Result<Connection, ConnectError> {
         (endpoint.host.as_str(), endpoint.port).to_socket_addrs().map_err(|error| resolve(Some(error)))?;
     let mut last = resolve(None);
     for address in addresses.take(ADDRESSES_MAX) {
-        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).and_then(Connection::new) {
+        match connect_to(address, endpoint) {
             Ok(connection) => return Ok(connection),
-            Err(source) => last = ConnectError::Connect { address, source },
+            // An address that answers tells more than one where nobody listens.
+            Err(ConnectError::Connect { .. }) if matches!(last, ConnectError::Tls { .. }) => {}
+            Err(error) => last = error,
         }
     }
     Err(last)
+}
+
+fn connect_to(address: SocketAddr, endpoint: &Endpoint) -> Result<Connection, ConnectError> {
+    let failed = |source| ConnectError::Connect { address, source };
+    let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).map_err(failed)?;
+    let tls = match &endpoint.tls {
+        None => None,
+        Some(options) => {
+            let made = TlsStream::handshake(&stream, options, &endpoint.host);
+            Some(made.map_err(|source| ConnectError::Tls { address, source })?)
+        }
+    };
+    let connection = Connection::new(stream).map_err(failed)?;
+    Ok(Connection { tls: tls.map(Box::new), ..connection })
 }
 
 impl Connection {
@@ -118,7 +151,7 @@ impl Connection {
             sockopt::set_tcp_keepintvl(&stream, Duration::from_secs(10))?;
             sockopt::set_tcp_keepcnt(&stream, 6)?;
         }
-        Ok(Connection { stream, buffer: vec![0; READ_BYTES].into_boxed_slice() })
+        Ok(Connection { stream, tls: None, buffer: vec![0; READ_BYTES].into_boxed_slice() })
     }
 
     /// Reads what is there.
@@ -126,6 +159,9 @@ impl Connection {
     /// # Errors
     /// The connection is broken.
     pub fn read(&mut self) -> io::Result<ReadOutcome<'_>> {
+        if self.tls.is_some() {
+            return self.read_tls();
+        }
         loop {
             match self.stream.read(&mut self.buffer) {
                 Ok(0) => return Ok(ReadOutcome::Closed),
@@ -140,6 +176,29 @@ impl Connection {
         }
     }
 
+    fn read_tls(&mut self) -> io::Result<ReadOutcome<'_>> {
+        let Some(tls) = &mut self.tls else { return Ok(ReadOutcome::Closed) };
+        let count = tls.read(&self.stream, &mut self.buffer)?;
+        if matches!(count, Some(1..)) {
+            self.acknowledge_at_once()?;
+        }
+        Ok(match count {
+            None => ReadOutcome::Empty,
+            Some(0) => ReadOutcome::Closed,
+            Some(count) => ReadOutcome::Bytes(self.buffer.get(..count).unwrap_or_default()),
+        })
+    }
+
+    /// Bytes, or an end, that were taken from the socket and not given out yet: the socket will not tell of them.
+    fn holds_back(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.holds_back())
+    }
+
+    /// TLS has something to write besides what [`Connection::write`] is given.
+    pub fn wants_write(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.wants_write())
+    }
+
     /// Mosquitto leaves Nagle's algorithm on: it sends the next small packet only when TCP has acknowledged the last,
     /// and this side would wait up to 40 ms for something to send along with that. Measured at 500 msg/s, from
     /// publisher to Kafka consumer: p99 24 ms without this, 2 ms with it. The kernel forgets it, so it is said again.
@@ -149,11 +208,14 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes what the socket takes; how many bytes that was.
+    /// Writes what the socket takes; how many bytes that was. What it did not take must be given again.
     ///
     /// # Errors
     /// The connection is broken.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(tls) = &mut self.tls {
+            return tls.write(&self.stream, bytes);
+        }
         loop {
             match self.stream.write(bytes) {
                 Ok(count) => return Ok(count),
@@ -165,7 +227,10 @@ impl Connection {
     }
 
     /// Nothing more will be written. The peer sees the end after all that was.
-    pub fn finish_writing(&self) {
+    pub fn finish_writing(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.finish(&self.stream);
+        }
         let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 }
@@ -190,9 +255,12 @@ pub fn wait(
     connection: Option<(&Connection, bool, bool)>,
     timeout: Option<Duration>,
 ) -> io::Result<Ready> {
+    if connection.is_some_and(|(connection, read, _)| read && connection.holds_back()) {
+        return Ok(Ready { woken: true, readable: true, writable: true });
+    }
     let mut events = PollFlags::empty();
     events.set(PollFlags::IN, connection.is_some_and(|(_, read, _)| read));
-    events.set(PollFlags::OUT, connection.is_some_and(|(_, _, write)| write));
+    events.set(PollFlags::OUT, connection.is_some_and(|(c, _, write)| write || c.wants_write()));
     // A socket that is neither read nor written is left out: poll would report its end again and again.
     let socket = connection.filter(|_| !events.is_empty()).map(|(connection, ..)| connection.stream.as_fd());
     let timeout = timeout.map(|timeout| Timespec {

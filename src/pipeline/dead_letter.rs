@@ -8,6 +8,9 @@
 //! | `tidegate.error.value_bytes` | size of the value or packet, where the value is not here because it is too large |
 //! | `mqtt.topic` | the MQTT topic |
 //!
+//! besides the headers that the record had, or of a message that never became one the properties of MQTT 5, by
+//! KAFKA_HEADERS.
+//!
 //! Invariant: an undeliverable message is written there, or counted and told at ERROR; never dropped silently, and
 //! it never holds back another.
 
@@ -48,10 +51,20 @@ impl Reason {
     }
 }
 
+/// A message that never became a record.
+pub(super) struct Buried<'a> {
+    pub mqtt_topic: &'a str,
+    pub value: Option<Bytes>,
+    /// Those of its properties.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    pub received_at_ms: i64,
+}
+
 /// The letter for a message, under its MQTT topic as key.
-pub(super) fn letter(mqtt_topic: &str, value: Option<Bytes>, timestamp_ms: i64, reason: &Reason) -> Record {
+pub(super) fn letter(message: Buried<'_>, reason: &Reason) -> Record {
+    let Buried { mqtt_topic, value, headers, received_at_ms } = message;
     let key = Some(Bytes::copy_from_slice(mqtt_topic.as_bytes()));
-    let record = Record { key, value, headers: Vec::new(), timestamp_ms, offset: -1 };
+    let record = Record { key, value, headers, timestamp_ms: received_at_ms, offset: -1 };
     with_reason(record, Some(mqtt_topic), reason)
 }
 
@@ -144,7 +157,10 @@ mod tests {
             meant_for: Some("t".into()),
             ..Reason::new("The request included a message larger than the max message size")
         };
-        let letter = letter("a/b", Some(Bytes::from_static(b"v")), 7, &reason);
+        let headers = vec![("unit".to_owned(), Some(Bytes::from_static(b"C")))];
+        let value = Some(Bytes::from_static(b"v"));
+        let letter = letter(Buried { mqtt_topic: "a/b", value, headers, received_at_ms: 7 }, &reason);
+        assert_eq!(header(&letter, "unit").as_deref(), Some("C"));
         assert_eq!(header(&letter, "mqtt.topic").as_deref(), Some("a/b"));
         assert_eq!(header(&letter, HEADER_MEANT_FOR).as_deref(), Some("t"));
         assert!(header(&letter, HEADER_CODE).unwrap().contains("MESSAGE_TOO_LARGE"));
@@ -153,7 +169,9 @@ mod tests {
 
     #[test]
     fn a_letter_without_its_value_says_how_large_it_was() {
-        let letter = letter("a", Some(Bytes::from_static(b"12345")), 0, &Reason::new("x"));
+        let value = Some(Bytes::from_static(b"12345"));
+        let buried = Buried { mqtt_topic: "a", value, headers: Vec::new(), received_at_ms: 0 };
+        let letter = letter(buried, &Reason::new("x"));
         let letter = without_value(letter);
         assert_eq!(letter.value, None);
         assert_eq!(header(&letter, HEADER_VALUE_BYTES).as_deref(), Some("5"));

@@ -14,6 +14,8 @@
 //!
 //! What the messages are for is not known here.
 
+mod tell;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,13 +24,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use log::{error, info, warn};
 
+use super::spool_thread::SpoolRequest;
+
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::error::chain;
 use crate::message::{Message, Settled};
-use crate::mqtt::codec::Refusal;
-use crate::mqtt::session::{Event, Session, SessionError, SessionOptions};
-use crate::mqtt::subscription::Verdict;
+use crate::mqtt::codec::Reason;
+use crate::mqtt::session::{Session, SessionError, SessionOptions};
 use crate::mqtt::transport::{self, ConnectError, Connection, Endpoint, ReadOutcome, Ready};
 use crate::mqtt::waker::Waker;
 use crate::observe::counters::MqttCounters;
@@ -71,12 +74,23 @@ pub struct Ingest {
     pub messages: Option<Sender<Vec<Message>>>,
     /// What is safe. Capacity: at least `options.in_hand_messages_max`. Send, then wake.
     pub settled: Receiver<Vec<Settled>>,
+    /// Where releases of QoS 2 are made durable; as the session's options say.
+    pub releases: Option<ReleaseLine>,
     /// What to do. A closed channel means [`IngestControl::Finish`].
     pub control: Receiver<IngestControl>,
     /// Wakes this thread.
     pub waker: Waker,
     /// What is counted.
     pub counters: Arc<MqttCounters>,
+}
+
+/// The way to the spool and back, for releases of QoS 2.
+#[derive(Debug)]
+pub struct ReleaseLine {
+    /// Dropped when told to stop reading: the spool ends when nobody can ask any more.
+    pub requests: Option<Sender<SpoolRequest>>,
+    /// One for each request.
+    pub answers: Receiver<()>,
 }
 
 type Connected = Result<Connection, ConnectError>;
@@ -102,7 +116,7 @@ impl Loss {
             Loss::Io(error) => {
                 matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
             }
-            Loss::Session(_) => false,
+            Loss::Session(error) => matches!(error, SessionError::Ended(_)),
         }
     }
 }
@@ -118,7 +132,7 @@ struct State {
     accepted: bool,
     batch: Vec<Message>,
     outage: Option<Outage>,
-    told_refusal: Option<Refusal>,
+    told_refusal: Option<Reason>,
 }
 
 /// An outage that has been reported.
@@ -167,9 +181,11 @@ impl State {
             }
             self.take_settled();
             self.take_control();
-            if let Err(loss) = self.serve(ready) {
+            let served = self.take_released().and_then(|()| self.serve(ready));
+            if let Err(loss) = served {
                 self.lost(&loss);
             }
+            self.ask_for_releases()?;
             self.hand_on()?;
             self.tell();
         }
@@ -238,12 +254,35 @@ impl State {
         }
     }
 
+    fn take_released(&mut self) -> Result<(), Loss> {
+        if let Some(line) = &self.ingest.releases
+            && line.answers.try_recv().is_ok()
+        {
+            self.session.released(clock::now()).map_err(Loss::Session)?;
+        }
+        Ok(())
+    }
+
+    fn ask_for_releases(&mut self) -> Result<(), String> {
+        let requests = self.ingest.releases.as_ref().and_then(|line| line.requests.as_ref());
+        let Some(requests) = requests else { return Ok(()) };
+        let Some(numbers) = self.session.take_releases() else { return Ok(()) };
+        match requests.try_send(SpoolRequest::Release(numbers)) {
+            Err(TrySendError::Full(_)) => Err("the channel to the spool is full".to_owned()),
+            // The process stops, or will: the spool's end is reported on its own.
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
     fn take_control(&mut self) {
         loop {
             match self.ingest.control.try_recv() {
                 Ok(IngestControl::StopReading) => {
                     self.stopping = true;
                     self.session.stop_reading(clock::now());
+                    if let Some(line) = &mut self.ingest.releases {
+                        line.requests = None;
+                    }
                 }
                 Ok(IngestControl::Finish) | Err(TryRecvError::Disconnected) => {
                     self.finishing = true;
@@ -282,7 +321,7 @@ impl State {
         if session.deadline().is_some_and(|at| at <= now) {
             session.on_deadline(now, drained).map_err(Loss::Session)?;
         }
-        if !session.output().is_empty() {
+        if !session.output().is_empty() || connection.wants_write() {
             let count = connection.write(session.output()).map_err(Loss::Io)?;
             session.wrote(count, clock::now());
         }
@@ -361,11 +400,11 @@ impl State {
             Loss::Closed => "closed by the broker".to_owned(),
         };
         if let Loss::Session(SessionError::Refused(refusal)) = loss
-            && refusal.needs_operator()
-            && self.told_refusal.replace(*refusal) != Some(*refusal)
+            && refusal.reason.needs_operator()
+            && self.told_refusal.replace(refusal.reason) != Some(refusal.reason)
         {
             error!(
-                "MQTT broker {}: {refusal}; check MQTT_CLIENT_ID, MQTT_USER_NAME and MQTT_USER_PASSWORD; trying again",
+                "MQTT broker {}: {refusal}; check MQTT_VERSION, MQTT_CLIENT_ID, MQTT_USER_NAME and MQTT_USER_PASSWORD; trying again",
                 self.ingest.endpoint
             );
         }
@@ -379,48 +418,6 @@ impl State {
             self.backoff.reset();
         }
         self.pause(now);
-    }
-
-    /// Logs and counts what the session has to say.
-    fn tell(&mut self) {
-        let counters = &self.ingest.counters;
-        while let Some(event) = self.session.next_event() {
-            match event {
-                Event::Connected { session_present } => {
-                    self.accepted = true;
-                    self.told_refusal = None;
-                    counters.connects.fetch_add(1, Relaxed);
-                    counters.connected.store(true, Relaxed);
-                    let failures = self.outage.take().map_or(0, |outage| outage.failures);
-                    let endpoint = &self.ingest.endpoint;
-                    let session = if session_present { "resumed" } else { "new" };
-                    info!(
-                        "MQTT connected to {endpoint}, session {session}, after {failures} failed attempts"
-                    );
-                }
-                Event::Subscribed { granted, refused } => {
-                    counters.subscribed.store(refused == 0, Relaxed);
-                    info!("MQTT subscribed: {granted} filters, {refused} refused");
-                }
-                Event::Filter(Verdict::Refused(filter)) => {
-                    error!("MQTT broker refuses the subscription to {filter}; asking again every minute");
-                }
-                Event::Filter(Verdict::Accepted(filter)) => {
-                    info!("MQTT broker accepts the subscription to {filter} now");
-                }
-                Event::Filter(Verdict::Downgraded { filter, asked, granted }) => {
-                    let (asked, granted) = (asked.as_u8(), granted.as_u8());
-                    error!(
-                        "MQTT broker delivers {filter} with QoS {granted} and not {asked}: messages can be lost"
-                    );
-                }
-                Event::TakenOver { times } => error!(
-                    "MQTT broker closed {times} connections in a row soon after accepting them: most likely another client \
-                     uses MQTT_CLIENT_ID {:?}; give each its own",
-                    self.ingest.options.client_id
-                ),
-            }
-        }
     }
 
     /// The last acknowledgements, DISCONNECT, and the end of the stream. What still comes in is read and dropped

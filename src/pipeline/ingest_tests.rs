@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::message::Qos;
+use crate::mqtt::codec::Version;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -24,6 +25,10 @@ fn start(port: u16) -> Gateway {
         login: None,
         keep_alive_sec: 30,
         clean_session: false,
+        version: Version::V311,
+        session_expiry_sec: 0,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: vec![("#".into(), Qos::AtLeastOnce)],
         max_packet_bytes: 1 << 20,
         in_flight_messages_max: 1000,
@@ -35,10 +40,11 @@ fn start(port: u16) -> Gateway {
     let (control, control_out) = bounded(2);
     let (waker, counters) = (Waker::new().unwrap(), Arc::new(MqttCounters::default()));
     let ingest = Ingest {
-        endpoint: Endpoint { host: "127.0.0.1".into(), port },
+        endpoint: Endpoint { host: "127.0.0.1".into(), port, tls: None },
         options,
         messages: Some(messages_in),
         settled: settled_out,
+        releases: None,
         control: control_out,
         waker: waker.clone(),
         counters: Arc::clone(&counters),
@@ -234,7 +240,7 @@ fn a_publish_thread_that_is_gone_is_an_error_and_not_a_panic() {
 
 #[test]
 fn the_probe_reports_an_accepting_broker_and_a_refusing_one() {
-    use crate::mqtt::codec::Refusal;
+    use crate::mqtt::codec::Reason;
     use crate::mqtt::probe::{ProbeError, probe};
     for code in [0, 5] {
         let (listener, port) = listen();
@@ -250,18 +256,22 @@ fn the_probe_reports_an_accepting_broker_and_a_refusing_one() {
             login: None,
             keep_alive_sec: 30,
             clean_session: false,
+            version: Version::V311,
+            session_expiry_sec: 0,
+            unreleased: Vec::new(),
+            hold_releases: false,
             filters: vec![("#".into(), Qos::AtLeastOnce)],
             max_packet_bytes: 1 << 20,
             in_flight_messages_max: 10,
             in_hand_messages_max: 10,
             in_hand_bytes_max: 1 << 20,
         };
-        let result = probe(&Endpoint { host: "localhost".into(), port }, &options);
+        let result = probe(&Endpoint { host: "localhost".into(), port, tls: None }, &options);
         if code == 0 {
             assert!(result.is_ok(), "{result:?}");
             assert_eq!(broker.join().unwrap(), Some(vec![0xe0, 0]));
         } else {
-            let refused = SessionError::Refused(Refusal::NotAuthorised);
+            let refused = SessionError::Refused(Reason::NOT_AUTHORISED.into());
             assert!(matches!(result, Err(ProbeError::Session(error)) if error == refused));
         }
     }

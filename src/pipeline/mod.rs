@@ -31,9 +31,9 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
-use self::ingest::Ingest;
+use self::ingest::{Ingest, ReleaseLine};
 use self::publish::{Publish, PublishChannels, PublishOptions};
-use self::spool_thread::SpoolThread;
+use self::spool_thread::{Released, SpoolThread};
 use self::supervise::{Supervisor, Thread};
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
@@ -108,7 +108,12 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
     let mut supervisor = Supervisor::start(options.shutdown_timeout).map_err(started("signal handler"))?;
     let (spool, spool_requests) = bounded(spool_thread::CHANNEL_CAPACITY);
     let (spool_replies_to_give, spool_replies) = bounded(spool_thread::CHANNEL_CAPACITY);
-    let store = SpoolThread::new(options.spool, spool_requests, spool_replies_to_give);
+    // Ingest has one batch of releases under way at a time.
+    let (released_to_give, released) = bounded(1);
+    let tells = options.session.hold_releases;
+    let tells = tells.then(|| Released { answers: released_to_give, waker: waker.clone() });
+    let releases = tells.is_some().then(|| ReleaseLine { requests: Some(spool.clone()), answers: released });
+    let store = SpoolThread::new(options.spool, spool_requests, spool_replies_to_give, tells);
     supervisor.spawn(Thread::Spool, move || store.run()).map_err(started("spool thread"))?;
     let publish = Publish::new(
         PublishChannels {
@@ -128,6 +133,7 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
         options: options.session,
         messages: Some(messages_to_give),
         settled,
+        releases,
         control: ingest_control,
         waker: waker.clone(),
         counters: mqtt_counters.clone(),

@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use log::{error, warn};
 
 use super::backlog::{Backlog, BacklogOptions};
-use super::dead_letter::{Complaints, Reason};
+use super::dead_letter::{Buried, Complaints, Reason};
 use super::record::{Facts, HeaderChoice};
 use super::spool_thread::{SpoolReply, SpoolRequest};
 use super::waiting::{Place, Waiting};
@@ -237,13 +237,21 @@ impl Publish {
     }
 
     fn publish(&mut self, message: Message, now: Instant) {
-        let Message { topic, body, qos, retain, received_at_ms, delivery_id, token } = message;
+        let Message { topic, body, properties, qos, retain, received_at_ms, delivery_id, token } = message;
+        let properties = properties.as_deref();
+        let headers = self.headers;
+        let buried = |value| Buried {
+            mqtt_topic: &topic,
+            value,
+            headers: headers.of_properties(properties),
+            received_at_ms,
+        };
         let value = match body {
             Body::Payload(payload) => payload,
             Body::Oversized { packet_bytes } => {
                 let mut reason = Reason::new("the MQTT packet is larger than MQTT_MAX_PACKET_BYTES");
                 reason.value_bytes = Some(packet_bytes);
-                return self.bury_message(&topic, None, received_at_ms, &reason, token);
+                return self.bury_message(buried(None), &reason, token);
             }
         };
         let (rule, kafka_topic) = match self.router.route(&topic) {
@@ -256,24 +264,24 @@ impl Publish {
             }
             Decision::Refused { error, .. } => {
                 let reason = Reason::new(error.to_string());
-                return self.bury_message(&topic, Some(value), received_at_ms, &reason, token);
+                return self.bury_message(buried(Some(value)), &reason, token);
             }
         };
         self.key.clear();
         let has_key = self.router.render_key(rule, &topic, &mut self.key);
         let replayed = self.backlog.holds(&kafka_topic);
-        let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id, replayed };
+        let facts = Facts { topic: &topic, qos, retain, received_at_ms, delivery_id, replayed, properties };
         let key = has_key.then_some(self.key.as_slice());
         let mqtt_topic = self.dead_letter_topic.is_some().then(|| topic.as_str().into());
         let waiting = Waiting::for_session(token, mqtt_topic);
         let (producer, backlog) = (&mut self.producer, &mut self.backlog);
-        let pushed = self.headers.with_record(&facts, key, Some(&value), |record| {
+        let pushed = headers.with_record(&facts, key, Some(&value), |record| {
             submit(producer, backlog, &kafka_topic, record, waiting, now)
         });
         if let Err(waiting) = pushed {
             let mut reason = Reason::new("there are too many Kafka topics already");
             reason.meant_for = Some(kafka_topic);
-            self.bury_waiting(&topic, Some(value), received_at_ms, &reason, waiting);
+            self.bury_waiting(buried(Some(value)), &reason, waiting);
         }
     }
 

@@ -7,6 +7,7 @@ use crossbeam_channel::bounded;
 
 fn message(topic: &str, sequence: u64) -> Message {
     Message {
+        properties: None,
         topic: topic.to_owned(),
         body: Body::Payload(Bytes::from_static(b"v")),
         qos: Qos::AtLeastOnce,
@@ -56,6 +57,7 @@ fn a_broken_invariant_is_the_reason_that_is_told_whatever_waits() {
             client_id: "test".to_owned(),
             connect_timeout: Duration::from_secs(1),
             response_max_bytes: 1 << 20,
+            security: crate::kafka::connection::Security::default(),
         },
         backlog: backlog_options(),
     };

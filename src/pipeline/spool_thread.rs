@@ -3,15 +3,18 @@
 //!
 //! ```text
 //!   publish --Append, Keep, Read, Done--> spool thread --replies--> publish
+//!   ingest  --Release-----------------------^      +--released, + wake-up--> ingest
 //! ```
 //!
 //! What it does not know: Kafka, MQTT, what a record is.
 //!
 //! Invariants:
 //! - an Append or Keep is answered with success only after fdatasync has returned;
-//! - publish has at most one request of each kind without an answer, so neither channel is ever full, and what publish gathers
+//! - publish and ingest have at most one request of each kind without an answer, so neither channel is ever full, and what publish gathers
 //!   meanwhile makes the next append larger: that is the group commit;
 //! - with nothing to do it does not wake up.
+
+mod unreadable;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -23,9 +26,10 @@ use log::{error, info, warn};
 use crate::clock;
 use crate::error::chain;
 use crate::kafka::protocol::TopicName;
+use crate::mqtt::waker::Waker;
 use crate::observe::throttle::Throttle;
 use crate::spool::{
-    Assignment, Frame, FrameId, GaveUp, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store,
+    Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store, Unreleased,
 };
 
 /// Requests and replies that may wait: one of each kind, with room to spare.
@@ -33,7 +37,7 @@ pub const CHANNEL_CAPACITY: usize = 8;
 /// What Kafka has taken is written down after this long at the latest, one small write for all of it. After a crash the rest is
 /// asked of Kafka.
 const CHECKPOINT_AFTER: Duration = Duration::from_millis(250);
-/// A spool that is stopped is opened again this often.
+/// A spool that is stopped is opened again this often, and a release that could not be written is tried again.
 const REOPEN_EVERY: Duration = Duration::from_secs(1);
 /// Near a limit small appends fit and large ones do not: it is one episode until none was refused for so long.
 const FULL_FOR: Duration = Duration::from_secs(5);
@@ -41,8 +45,6 @@ const FULL_FOR: Duration = Duration::from_secs(5);
 const SLOW: Duration = Duration::from_millis(500);
 /// A slow disk is told this often.
 const TELL_SLOW_EVERY: Duration = Duration::from_secs(60);
-/// What the disk does not give is tried for this long before it is counted as lost.
-const UNREADABLE_FOR: Duration = Duration::from_secs(30);
 
 /// A frame to be kept.
 #[derive(Debug, Clone)]
@@ -61,6 +63,8 @@ pub struct FrameToKeep {
     pub newest_ms: i64,
     /// The records.
     pub body: Bytes,
+    /// Of its messages those that MQTT may deliver again until their packet identifier is released (QoS 2).
+    pub unreleased: Vec<Unreleased>,
 }
 
 /// Which frames are wanted.
@@ -95,6 +99,8 @@ pub enum SpoolRequest {
         /// Enough for all together once there are so many bytes: the routes that are left have no part in the answer.
         bytes_max: usize,
     },
+    /// These packet identifiers are released; ingest is told when that is durable, however long it takes.
+    Release(Vec<u16>),
     /// Frames that are in Kafka, and routes that Kafka refuses or takes again.
     Done {
         /// Frames.
@@ -167,11 +173,22 @@ pub enum SpoolReply {
     },
 }
 
+/// Tells ingest that its releases are durable.
+pub struct Released {
+    /// One for each [`SpoolRequest::Release`].
+    pub answers: Sender<()>,
+    /// Wakes it.
+    pub waker: Waker,
+}
+
 /// See the module head.
 pub struct SpoolThread {
     store: Box<dyn Store>,
     requests: Receiver<SpoolRequest>,
     replies: Sender<SpoolReply>,
+    released: Option<Released>,
+    /// Releases that could not be written yet, and when they are tried again.
+    owed: Option<(Vec<u16>, Instant)>,
     /// When the oldest acknowledgement came that is not written down.
     undone_since: Option<Instant>,
     /// Since when a limit is reached, and when it was last.
@@ -191,11 +208,14 @@ impl SpoolThread {
         store: Box<dyn Store>,
         requests: Receiver<SpoolRequest>,
         replies: Sender<SpoolReply>,
+        released: Option<Released>,
     ) -> SpoolThread {
         SpoolThread {
             store,
             requests,
             replies,
+            released,
+            owed: None,
             undone_since: None,
             full: None,
             stopped: None,
@@ -211,21 +231,22 @@ impl SpoolThread {
     /// None: a disk that fails is told and tried again.
     pub fn run(mut self) -> Result<(), String> {
         loop {
-            let request = match self.undone_since {
-                Some(since) => self.requests.recv_deadline(since + CHECKPOINT_AFTER),
+            let checkpoint_at = self.undone_since.map(|since| since + CHECKPOINT_AFTER);
+            let owed_at = self.owed.as_ref().map(|(_, at)| *at);
+            let request = match [checkpoint_at, owed_at].into_iter().flatten().min() {
+                Some(at) => self.requests.recv_deadline(at),
                 None => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
             match request {
                 Ok(request) => {
-                    let reply = self.carry_out(request, clock::now());
-                    self.tell_damage();
-                    // Publish is gone: so is the channel of requests.
-                    let _ = self.replies.send(reply);
-                    if self.undone_since.is_some_and(|since| since.elapsed() >= CHECKPOINT_AFTER) {
-                        self.checkpoint();
+                    if let Some(reply) = self.carry_out(request, clock::now()) {
+                        self.tell_damage();
+                        // Publish is gone: so is the channel of requests.
+                        let _ = self.replies.send(reply);
                     }
+                    self.do_what_is_due();
                 }
-                Err(RecvTimeoutError::Timeout) => self.checkpoint(),
+                Err(RecvTimeoutError::Timeout) => self.do_what_is_due(),
                 Err(RecvTimeoutError::Disconnected) => {
                     self.checkpoint();
                     return Ok(());
@@ -234,8 +255,37 @@ impl SpoolThread {
         }
     }
 
-    fn carry_out(&mut self, request: SpoolRequest, now: Instant) -> SpoolReply {
-        match request {
+    fn do_what_is_due(&mut self) {
+        if self.undone_since.is_some_and(|since| since.elapsed() >= CHECKPOINT_AFTER) {
+            self.checkpoint();
+        }
+        if let Some((numbers, _)) = self.owed.take_if(|(_, at)| *at <= clock::now()) {
+            self.release(numbers);
+        }
+    }
+
+    fn release(&mut self, numbers: Vec<u16>) {
+        let done = self.working().and_then(|()| match self.store.release(&numbers) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(&error, clock::now())),
+        });
+        match (done, &self.released) {
+            (Ok(()), Some(released)) => {
+                // Ingest is gone when the process stops.
+                let _ = released.answers.try_send(());
+                released.waker.wake();
+            }
+            (Ok(()), None) => {}
+            (Err(_), _) => self.owed = Some((numbers, clock::now() + REOPEN_EVERY)),
+        }
+    }
+
+    fn carry_out(&mut self, request: SpoolRequest, now: Instant) -> Option<SpoolReply> {
+        Some(match request {
+            SpoolRequest::Release(numbers) => {
+                self.release(numbers);
+                return None;
+            }
             SpoolRequest::Append(frames) => {
                 let (result, dropped) = self.append(&frames, now);
                 let given_up = GivenUp { losses: dropped, ranges: self.store.take_dropped_ranges() };
@@ -267,7 +317,7 @@ impl SpoolThread {
                 self.done(&frames);
                 SpoolReply::Done { bytes: self.store.bytes() }
             }
-        }
+        })
     }
 
     fn append(&mut self, frames: &[FrameToKeep], now: Instant) -> (Result<Vec<FrameId>, NotKept>, Vec<Loss>) {
@@ -381,58 +431,6 @@ impl SpoolThread {
         FramesRead { topic, frames, caught_up }
     }
 
-    /// A disk that does not give a frame may give it later; what never comes must not hold up the rest for ever.
-    fn on_unreadable(&mut self, error: &SpoolError, what: (FrameId, Option<FrameId>), now: Instant) {
-        // Where nobody tried for so long, it is another episode.
-        self.unreadable.retain(|_, (_, last)| now.saturating_duration_since(*last) < UNREADABLE_FOR);
-        let since = self.unreadable.get(&what).map(|(since, _)| *since);
-        if since.is_none() {
-            error!("{}; trying again for {} s", chain(error), UNREADABLE_FOR.as_secs());
-        }
-        let since = since.unwrap_or(now);
-        self.unreadable.insert(what, (since, now));
-        // A disk that takes nothing either may be away as a whole: it is waited for.
-        if now.saturating_duration_since(since) < UNREADABLE_FOR || self.stopped.is_some() {
-            return;
-        }
-        match self.store.give_up(what.0, what.1) {
-            Ok(gave_up) => {
-                self.unreadable.remove(&what);
-                self.undone_since.get_or_insert(now);
-                self.tell_gave_up(error, gave_up);
-            }
-            // It cannot be set aside either, or its index was readable when this began: tried for as long again.
-            Err(SpoolError::Unreadable { .. }) => drop(self.unreadable.remove(&what)),
-            Err(error) => {
-                self.failed(&error, now);
-            }
-        }
-    }
-
-    fn tell_gave_up(&self, error: &SpoolError, gave_up: GaveUp) {
-        let GaveUp { first, last, losses } = gave_up;
-        for Loss { topic, frames, records, messages } in losses {
-            let mut left = (frames, records, messages);
-            // What publish has is not lost. What was acknowledged while the index could not be read counts as lost all the same.
-            for (_, records, messages) in
-                self.given_out.range(first..=last).map(|(_, out)| out).filter(|(out, ..)| **out == *topic)
-            {
-                left.0 = left.0.saturating_sub(1);
-                left.1 = left.1.saturating_sub(u64::from(*records));
-                left.2 = left.2.saturating_sub(u64::from(*messages));
-            }
-            if left.0 > 0 {
-                error!(
-                    "{topic}: {}: given up, {} records of {} messages in {} frames are lost",
-                    chain(error),
-                    left.1,
-                    left.2,
-                    left.0
-                );
-            }
-        }
-    }
-
     fn done(&mut self, frames: &[FrameId]) {
         if frames.is_empty() {
             return;
@@ -478,6 +476,7 @@ fn new_frame(frame: &FrameToKeep) -> NewFrame<'_> {
         oldest_ms: frame.oldest_ms,
         newest_ms: frame.newest_ms,
         body: &frame.body,
+        unreleased: &frame.unreleased,
     }
 }
 

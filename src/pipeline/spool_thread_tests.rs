@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::bounded;
 
+use super::unreadable::UNREADABLE_FOR;
 use super::*;
 use crate::fs::Filesystem;
 use crate::fs::simulation::MemFs;
@@ -27,12 +28,23 @@ fn thread(fs: &MemFs) -> SpoolThread {
         let topic = if number % 2 == 0 { "a" } else { "b" };
         let (partition, identity, records, messages) = (None, None, 3, 2);
         let (oldest_ms, newest_ms, body) = (5, 6, &body[..]);
-        let frame = NewFrame { topic, partition, identity, records, messages, oldest_ms, newest_ms, body };
+        let unreleased = &[];
+        let frame = NewFrame {
+            topic,
+            partition,
+            identity,
+            records,
+            messages,
+            oldest_ms,
+            newest_ms,
+            body,
+            unreleased,
+        };
         spool.append(&[frame]).unwrap();
     }
     drop(spool);
     let (requests, replies) = (bounded(1).1, bounded(1).0);
-    SpoolThread::new(Box::new(open()), requests, replies)
+    SpoolThread::new(Box::new(open()), requests, replies, None)
 }
 
 /// The frames that a route gets behind this one.
@@ -54,12 +66,12 @@ fn a_segment_that_cannot_be_read_is_given_up_after_a_while_and_the_rest_is_given
     fs.remove(&path(5)).unwrap();
     assert_eq!(read(&mut thread, "a", 0, begin), [1, 3], "what is in front of it");
     for second in 0..30 {
-        assert_eq!(read(&mut thread, "a", 3, begin + SECOND * second), []);
+        assert_eq!(read(&mut thread, "a", 3, begin + SECOND * second), [0_u64; 0]);
     }
     assert_eq!(thread.store.backlog("b").frames, 6);
     fs.put(&path(5), &third);
     fs.set_fail_reads(true);
-    assert_eq!(read(&mut thread, "a", 3, begin + UNREADABLE_FOR), []);
+    assert_eq!(read(&mut thread, "a", 3, begin + UNREADABLE_FOR), [0_u64; 0]);
     fs.set_fail_reads(false);
     assert_eq!(read(&mut thread, "a", 3, begin + UNREADABLE_FOR), [7, 9, 11]);
     assert_eq!(
@@ -82,14 +94,14 @@ fn a_segment_that_can_be_read_again_in_time_loses_nothing() {
     let first = fs.get(&path(1)).unwrap();
     fs.remove(&path(1)).unwrap();
     for second in 0..30 {
-        assert_eq!(read(&mut thread, "b", 0, begin + SECOND * second), []);
+        assert_eq!(read(&mut thread, "b", 0, begin + SECOND * second), [0_u64; 0]);
     }
     fs.put(&path(1), &first);
     assert_eq!(read(&mut thread, "b", 0, begin + UNREADABLE_FOR), [2, 4, 6, 8, 10, 12]);
     // Much later it is another episode.
     let later = begin + UNREADABLE_FOR * 3;
     fs.remove(&path(1)).unwrap();
-    assert_eq!(read(&mut thread, "a", 0, later), [], "it is not held open any more");
+    assert_eq!(read(&mut thread, "a", 0, later), [0_u64; 0], "it is not held open any more");
     fs.put(&path(1), &first);
     assert_eq!(read(&mut thread, "a", 0, later + SECOND), [1, 3, 5, 7, 9, 11]);
 }
@@ -101,7 +113,7 @@ fn a_frame_that_cannot_be_read_is_given_up_alone() {
     assert_eq!(read(&mut thread, "a", 9, begin), [11], "its segment is open");
     fs.set_fail_reads(true);
     for second in 0..=30 {
-        assert_eq!(read(&mut thread, "b", 10, begin + SECOND * second), []);
+        assert_eq!(read(&mut thread, "b", 10, begin + SECOND * second), [0_u64; 0]);
     }
     fs.set_fail_reads(false);
     assert_eq!(thread.store.backlog("b").frames, 5);
@@ -122,7 +134,7 @@ fn identities_for_what_cannot_be_read_do_not_stop_the_spool() {
     };
     let assignments = vec![Assignment { id: FrameId(5), given }];
     let reply = thread.carry_out(SpoolRequest::Keep { ticket: 1, assignments }, begin);
-    assert!(matches!(reply, SpoolReply::Kept { result: Err(NotKept::Stopped), .. }), "{reply:?}");
+    assert!(matches!(reply, Some(SpoolReply::Kept { result: Err(NotKept::Stopped), .. })), "{reply:?}");
     assert!(thread.stopped.is_none());
     assert_eq!(read(&mut thread, "a", 0, begin), [1, 3]);
 }

@@ -2,6 +2,7 @@
 
 use crate::kafka::producer::Tag;
 use crate::message::{AckToken, Settled};
+use crate::spool::Unreleased;
 
 /// A record in the spool, by the names of this process: `key` stands for its frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,6 +100,12 @@ impl Waiting {
     /// True for a message that MQTT never wants acknowledged.
     pub fn is_at_most_once(&self) -> bool {
         self.token.as_ref().is_some_and(AckToken::is_at_most_once)
+    }
+
+    /// Of a message of QoS 2 that MQTT waits for, what has to be remembered until its packet identifier is released.
+    pub fn unreleased(&self) -> Option<Unreleased> {
+        let (number, content) = self.token.as_ref()?.unreleased()?;
+        Some(Unreleased { number, content })
     }
 
     /// Notes that the record is being copied to the spool; one that is there already stays as it is.

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use super::record::Fields;
 use super::segment::{HeaderFound, VERSION};
+use super::unreleased::{self, Table};
 use super::{FrameId, Given, Identity, RecordSet};
 use crate::fs::{File, Filesystem, Open};
 
@@ -102,6 +103,8 @@ pub struct Contents {
     pub done: Ranges,
     /// Batches that records were given to, by frame; frames that are done may be among them.
     pub assigned: BTreeMap<FrameId, Vec<Given>>,
+    /// Messages that may be delivered again, of frames that may be there or not.
+    pub unreleased: Table,
     /// No frame has been given this number or a higher one, as far as the file knows.
     pub next: FrameId,
     /// Where the last sound record ends, bytes.
@@ -147,7 +150,7 @@ fn parse_header(bytes: &[u8]) -> Option<HeaderFound> {
     sound.then_some(HeaderFound::Damaged)
 }
 
-fn encode_record(kind: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn encode_record(kind: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("summaries are far below 4 GiB");
     let mut covered = Vec::with_capacity(RECORD_HEADER_BYTES + payload.len());
     covered.extend_from_slice(&RECORD_MAGIC.to_le_bytes());
@@ -216,6 +219,11 @@ pub fn parse(bytes: &[u8]) -> Result<Contents, Unread> {
         match apply_record(rest, &mut contents) {
             Some(length) => {
                 at += length;
+                if skipped > 0 {
+                    // A release may be among what is damaged: to forget is safe, to remember is not. This record counts.
+                    contents.unreleased.clear();
+                    apply_record(rest, &mut contents);
+                }
                 contents.damaged_bytes += skipped;
                 skipped = 0;
                 contents.end = at as u64;
@@ -256,6 +264,8 @@ fn apply_record(bytes: &[u8], to: &mut Contents) -> Option<usize> {
                 }
             }
         }
+        unreleased::KIND_NOTED => to.unreleased.apply_noted(&mut payload)?,
+        unreleased::KIND_RELEASED => to.unreleased.apply_released(&mut payload)?,
         // A kind of a later revision of this version: it must be one that may be passed over.
         _ => {}
     }

@@ -10,6 +10,7 @@ use super::reader::Cache;
 use super::recovery::{Confirmed, Recovered, failed, recover};
 use super::report::Report;
 use super::segment::file_name;
+use super::unreleased::{Table, Unreleased, encode_noted, encode_released};
 use super::writer::Active;
 use super::{
     Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Given, Limit, Loss, NewFrame, Options, SpoolError,
@@ -34,6 +35,8 @@ pub struct DiskSpool {
     pub(super) deferred: Vec<FrameId>,
     /// Batches that records were given to since their frame was appended, of frames that are not done.
     pub(super) assigned: BTreeMap<FrameId, Vec<Given>>,
+    /// Messages that may be delivered again.
+    pub(super) unreleased: Table,
     pub(super) next: FrameId,
     pub(super) poisoned: bool,
     pub(super) damage: Vec<Loss>,
@@ -72,6 +75,7 @@ impl DiskSpool {
             pending,
             deferred: Vec::new(),
             assigned: contents.assigned,
+            unreleased: contents.unreleased,
             next,
             poisoned: false,
             damage: Vec::new(),
@@ -265,7 +269,44 @@ impl DiskSpool {
             let each = self.assigned.iter().flat_map(|(id, all)| all.iter().map(|given| (*id, given)));
             records.extend(encode_assigned(each));
         }
+        records.extend(self.unreleased.summary(self.next));
         Some(records)
+    }
+
+    /// Writes the checkpoint anew if it has grown; the long file serves as well.
+    fn shorten_checkpoint(&mut self) -> Result<(), SpoolError> {
+        if self.checkpoint.is_grown()
+            && let Some(records) = self.summary()
+        {
+            match self.checkpoint.replace(&records) {
+                Err(WriteError::Full) => {}
+                other => {
+                    self.written(other)?;
+                    self.pending.clear();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the unreleased messages of frames that are about to be appended. Without room for the note they go without, which
+    /// may repeat them after a crash; but notes of an append that failed must not be taken for these frames.
+    pub(super) fn note_unreleased(&mut self, frames: &[NewFrame<'_>]) -> Result<(), SpoolError> {
+        let stale = self.unreleased.is_noted_beyond(self.next);
+        if !stale && frames.iter().all(|frame| frame.unreleased.is_empty()) {
+            return Ok(());
+        }
+        let numbered = (self.next.0..).map(FrameId).zip(frames);
+        let each = numbered.flat_map(|(id, frame)| frame.unreleased.iter().map(move |one| (id, one)));
+        let written = self.checkpoint.append(&encode_noted(self.next, each));
+        match self.written(written) {
+            Ok(()) => {
+                self.unreleased.noted(self.next, frames.len());
+                Ok(())
+            }
+            Err(SpoolError::Full { .. }) if !stale => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 }
 
@@ -294,6 +335,22 @@ impl Store for DiskSpool {
         Ok(())
     }
 
+    fn unreleased(&self) -> Vec<Unreleased> {
+        self.unreleased.all().map(|(_, unreleased)| unreleased).collect()
+    }
+
+    fn release(&mut self, numbers: &[u16]) -> Result<(), SpoolError> {
+        let known = self.unreleased.known(numbers);
+        if known.is_empty() {
+            return Ok(());
+        }
+        self.check_poison()?;
+        let written = self.checkpoint.append(&encode_released(self.next, &known));
+        self.written(written)?;
+        self.unreleased.release(&known);
+        self.shorten_checkpoint()
+    }
+
     fn ack(&mut self, ids: &[FrameId]) {
         for id in ids {
             if !self.finish(*id) {
@@ -307,19 +364,7 @@ impl Store for DiskSpool {
         let deferred = std::mem::take(&mut self.deferred);
         self.ack(&deferred);
         self.finish_checkpoint()?;
-        if self.checkpoint.is_grown()
-            && let Some(records) = self.summary()
-        {
-            match self.checkpoint.replace(&records) {
-                // The long file serves as well.
-                Err(WriteError::Full) => {}
-                other => {
-                    self.written(other)?;
-                    self.pending.clear();
-                }
-            }
-        }
-        Ok(())
+        self.shorten_checkpoint()
     }
 
     fn next_within(
@@ -378,6 +423,7 @@ impl Store for DiskSpool {
         self.catalog = catalog;
         self.checkpoint = checkpoint;
         self.assigned = contents.assigned;
+        self.unreleased = contents.unreleased;
         self.next = next;
         self.poisoned = false;
         // What was acknowledged and not yet written down is still done.

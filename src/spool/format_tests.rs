@@ -17,6 +17,7 @@ fn example_frame() -> NewFrame<'static> {
         oldest_ms: 1_700_000_000_000,
         newest_ms: 1_700_000_000_999,
         body: b"hello",
+        unreleased: &[],
     }
 }
 
@@ -48,6 +49,13 @@ fn checkpoint_example() -> Vec<u8> {
     let mut bytes = checkpoint::encode_header();
     bytes.extend(encode_done(FrameId(9), &done));
     bytes.extend(encode_assigned([(FrameId(8), &given())]));
+    bytes
+}
+
+fn unreleased_example() -> Vec<u8> {
+    let one = Unreleased { number: 513, content: 0x1122_3344_5566_7788 };
+    let mut bytes = unreleased::encode_noted(FrameId(9), [(FrameId(10), &one)]);
+    bytes.extend(unreleased::encode_released(FrameId(12), &[513, 7]));
     bytes
 }
 
@@ -107,6 +115,7 @@ fn the_page_shows_what_the_code_writes() {
         ("Frame", "frame", frame_example()),
         ("Index and trailer of a closed segment", "index", index_example().1),
         ("Checkpoint", "checkpoint", checkpoint_example()),
+        ("Unreleased messages", "unreleased", unreleased_example()),
     ];
     for (section, name, bytes) in examples {
         let hex: Vec<String> =
@@ -129,6 +138,31 @@ fn the_page_is_read_back() {
     assert_eq!(contents.done.iter().collect::<Vec<_>>(), [(1, 6)]);
     assert_eq!(contents.assigned.get(&FrameId(8)), Some(&vec![given()]));
     assert_eq!((contents.next, contents.damaged_bytes), (FrameId(9), 0));
+}
+
+#[test]
+fn notes_and_releases_are_read_back_and_damage_forgets_them() {
+    let noted = |numbers: &[u16], first: u64| {
+        let all: Vec<Unreleased> =
+            numbers.iter().map(|&number| Unreleased { number, content: u64::from(number) }).collect();
+        unreleased::encode_noted(FrameId(first), all.iter().map(|one| (FrameId(first), one)))
+    };
+    let numbers = |bytes: &[u8]| -> Vec<u16> {
+        let contents = checkpoint::parse(&[checkpoint::encode_header(), bytes.to_vec()].concat()).unwrap();
+        contents.unreleased.all().map(|(_, one)| one.number).collect()
+    };
+    let released = unreleased::encode_released(FrameId(6), &[1, 9]);
+    let both = [noted(&[1, 2, 3], 5), released.clone(), noted(&[1], 6)].concat();
+    assert_eq!(numbers(&both), [1, 2, 3], "the release is of what was before it");
+    assert_eq!(numbers(&[both.clone(), noted(&[4], 6)].concat()), [2, 3, 4], "frame 6 is another one");
+    assert_eq!(numbers(&[noted(&[1, 2], 5), released].concat()), [2]);
+    let mut damaged =
+        [noted(&[1, 2], 5), unreleased::encode_released(FrameId(6), &[1]), noted(&[3], 7)].concat();
+    let at = noted(&[1, 2], 5).len() + 20;
+    damaged[at] ^= 1;
+    assert_eq!(numbers(&damaged), [3], "what stands before damage is forgotten: a release may be in it");
+    assert_eq!(numbers(&golden("unreleased")), [0_u16; 0]);
+    assert_eq!(numbers(&golden("unreleased")[..16 + 8 + 18]), [513]);
 }
 
 #[test]

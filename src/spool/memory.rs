@@ -11,7 +11,7 @@ use super::report::Report;
 use super::writer::add_loss;
 use super::{
     Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Limit, Loss, NewFrame, Options, Policy,
-    SpoolError, Store,
+    SpoolError, Store, Unreleased,
 };
 
 #[derive(Debug, Default)]
@@ -146,6 +146,15 @@ impl Store for MemorySpool {
                 given.add_to(&mut frame.given);
             }
         }
+        Ok(())
+    }
+
+    /// What is remembered here ends with the process, and its owner remembers it as long.
+    fn unreleased(&self) -> Vec<Unreleased> {
+        Vec::new()
+    }
+
+    fn release(&mut self, _numbers: &[u16]) -> Result<(), SpoolError> {
         Ok(())
     }
 

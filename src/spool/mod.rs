@@ -26,6 +26,7 @@
 //! - *Append* ([`writer`]): to the newest segment; a full one gets its index and a new one is begun.
 //! - *Read* ([`reader`]): per route, behind a given frame, checksums verified; what is damaged is copied to the quarantine,
 //!   counted and passed over.
+//! - *Unreleased messages* ([`unreleased`]): noted in the checkpoint before their frames are appended.
 //! - *Acknowledge*: a bit in memory. *Checkpoint*: one small write for all bits since the last; then segments of which every
 //!   frame is done are removed.
 //! - *Room* ([`quota`]): routes drain at different speeds, so a parked route's few frames may pin many segments. When room is
@@ -49,6 +50,7 @@ pub mod recovery;
 pub mod report;
 pub mod scan;
 pub mod segment;
+pub mod unreleased;
 pub mod writer;
 
 pub use disk::DiskSpool;
@@ -56,6 +58,7 @@ pub use error::{Limit, SpoolError};
 pub use memory::MemorySpool;
 pub use record_set::RecordSet;
 pub use report::Report;
+pub use unreleased::Unreleased;
 
 use bytes::Bytes;
 
@@ -93,6 +96,8 @@ pub struct NewFrame<'a> {
     pub newest_ms: i64,
     /// The records, in whatever encoding the caller likes.
     pub body: &'a [u8],
+    /// Of its messages those that may be delivered again until [`Store::release`].
+    pub unreleased: &'a [Unreleased],
 }
 
 /// A frame as it is given out.
@@ -253,6 +258,16 @@ pub trait Store: Send {
     /// [`SpoolError::Full`], [`SpoolError::Poisoned`], [`SpoolError::Unreadable`]: none is given. After `Poisoned` the identities may be
     /// found after the end of the process: give them to no other records.
     fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SpoolError>;
+
+    /// The newest message of each number that was appended as unreleased and not released since, also before the start.
+    fn unreleased(&self) -> Vec<Unreleased>;
+
+    /// These numbers are released, durably: what was appended under them is forgotten. Unknown ones are passed over, and if there are only such, nothing is written.
+    ///
+    /// # Errors
+    /// [`SpoolError::Full`], [`SpoolError::Poisoned`]: try again, and do not let the sender use the numbers for other messages
+    /// before.
+    fn release(&mut self, numbers: &[u16]) -> Result<(), SpoolError>;
 
     /// These are done: not given out again, durable with the next [`Store::checkpoint`]. Unknown numbers are passed over.
     fn ack(&mut self, ids: &[FrameId]);

@@ -406,6 +406,10 @@ impl Recovery<'_> {
         let next = FrameId(self.highest.0 + 1).max(self.contents.next);
         let next = next.max(self.confirmed.map_or(FrameId(1), |confirmed| confirmed.next));
         self.contents.assigned = self.assigned;
+        // A note is written before its frames: they may never have come.
+        let missing = &self.report.missing;
+        let is_missing = |id: FrameId| missing.iter().any(|(first, last)| (*first..=*last).contains(&id.0));
+        self.contents.unreleased.retain(|id| id < next && !is_missing(id));
         let checkpoint = Checkpoint::new(Arc::clone(self.fs), self.directory, file, self.contents.end);
         Ok(Recovered {
             catalog: self.catalog,

@@ -33,6 +33,7 @@ fn frame<'a>(topic: &'a str, body: &'a [u8]) -> NewFrame<'a> {
         oldest_ms: 5,
         newest_ms: 6,
         body,
+        unreleased: &[],
     }
 }
 
@@ -61,7 +62,7 @@ fn nothing_is_written_while_nothing_is_spooled() {
     let fs = MemFs::new(1);
     let mut spool = new(&fs);
     spool.checkpoint().unwrap();
-    assert_eq!(ids(&mut spool, "a"), []);
+    assert_eq!(ids(&mut spool, "a"), [0_u64; 0]);
     assert_eq!(fs.written(), 0);
 }
 

@@ -61,8 +61,12 @@ impl DiskSpool {
         need: u64,
         dropped: &mut Vec<Loss>,
     ) -> Result<Vec<FrameId>, SpoolError> {
+        let mut noted = false;
         loop {
             self.make_room(need, dropped)?;
+            if !std::mem::replace(&mut noted, true) {
+                self.note_unreleased(frames)?;
+            }
             match self.write(frames, need) {
                 // The disk is full before its counters say so: give up old ones if that is the policy.
                 Err(SpoolError::Full { limit: Limit::Disk, .. })
@@ -189,6 +193,9 @@ impl DiskSpool {
             };
             active.loaded.index.entries.push(entry);
             self.catalog.push(first, &entry, route);
+            for unreleased in frame.unreleased {
+                self.unreleased.add(self.next, unreleased);
+            }
             ids.push(self.next);
             self.next.0 += 1;
             at += bytes;

@@ -61,7 +61,6 @@ fn each_wrong_value_is_refused_by_its_name() {
         ("MQTT_BROKER_URL", "ftp://host"),
         ("MQTT_BROKER_PORT", "0"),
         ("MQTT_CLIENT_ID", ""),
-        ("MQTT_QOS", "2"),
         ("MQTT_QOS", "3"),
         ("MQTT_VERSION", "4"),
         ("MQTT_RECEIVE_MAXIMUM", "0"),
@@ -97,17 +96,8 @@ fn each_wrong_value_is_refused_by_its_name() {
 #[test]
 fn settings_of_later_releases_are_refused_and_not_ignored() {
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start());
-    for (name, value) in [
-        ("SASL_SSL", "true"),
-        ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL"),
-        ("MQTT_VERSION", "5"),
-        ("MQTT_BROKER_URL", "mqtts://127.0.0.1"),
-        ("HTTP_LISTEN", "127.0.0.1:0"),
-    ] {
-        let setup = Setup::new(&mqtt, &kafka).wildcards("ok/#:t").set(name, value);
-        let stderr = refused(&setup);
-        assert!(stderr.contains(name), "{name}={value}: {stderr}");
-    }
+    let stderr = refused(&Setup::new(&mqtt, &kafka).wildcards("ok/#:t").set("HTTP_LISTEN", "127.0.0.1:0"));
+    assert!(stderr.contains("HTTP_LISTEN"), "{stderr}");
 }
 
 #[test]

@@ -16,11 +16,16 @@ mod happy;
 mod acknowledgement;
 mod chaos;
 mod dead_letter;
+mod exactly_once;
 mod footprint;
 mod kafka_faults;
 mod kafka_outages;
+mod mqtt_5;
 mod mqtt_faults;
 mod shutdown;
+
+#[cfg(feature = "tls")]
+mod secured;
 
 mod cli;
 mod config;

@@ -160,6 +160,7 @@ fn make(directory: &Path) {
             oldest_ms,
             newest_ms,
             body: &body,
+            unreleased: &[],
         };
         spool.append(&[frame]).unwrap();
     }

@@ -182,17 +182,20 @@ fn files_and_functions_are_short() {
 
 /// What each module of the crate may use of the others.
 fn may_use(module: &str) -> &'static [&'static str] {
-    const BASE: &[&str] = &["backoff", "clock", "error", "message", "observe", "secret", "thread"];
+    const BASE: &[&str] = &["backoff", "clock", "error", "message", "observe", "secret", "thread", "tls"];
     match module {
         "backoff" | "clock" | "error" | "secret" | "thread" | "message" => &[],
         "observe" => &["backoff", "clock", "message", "secret", "thread"],
         "fs" => &[],
-        "mqtt" | "kafka" | "route" => BASE,
+        "tls" => &["error", "fs"],
+        "mqtt" | "route" => BASE,
+        "kafka" => &["auth", "backoff", "clock", "error", "message", "observe", "secret", "thread", "tls"],
+        "auth" => BASE,
         "spool" => &["clock", "error", "fs", "thread"],
-        "config" => &["kafka", "mqtt", "route", "secret", "message"],
+        "config" => &["auth", "kafka", "mqtt", "route", "secret", "message", "tls"],
         "pipeline" => &[
             "backoff", "clock", "config", "error", "fs", "kafka", "message", "mqtt", "observe", "route",
-            "secret", "spool", "thread",
+            "secret", "spool", "thread", "tls",
         ],
         // The command line and the clients are at the top.
         _ => &["*"],
@@ -235,7 +238,7 @@ fn modules_use_only_what_lies_below_them() {
 
 #[test]
 fn what_is_fenced_is_named_in_one_place() {
-    let fences: [(&str, &[&str], &[&str]); 7] = [
+    let fences: [(&str, &[&str], &[&str]); 8] = [
         ("the MQTT crate", &["rumqttc"], &["src/mqtt/codec", "src/bin/publisher-mqtt", "src/clients/"]),
         ("the Kafka protocol crate", &["kafka_protocol"], &["src/kafka/codec"]),
         ("starting a thread", &["std::thread::", "use std::thread;", "std::thread as"], &["src/thread.rs"]),
@@ -243,6 +246,7 @@ fn what_is_fenced_is_named_in_one_place() {
         // The configuration reads secrets and .env itself.
         ("files", &["std::fs", "fs::File::"], &["src/fs.rs", "src/config/", "src/bin/", "src/clients/"]),
         ("the environment", &["std::env", "env::var", "env::set_var"], &["src/config/", "src/main.rs"]),
+        ("TLS", &["rustls"], &["src/tls"]),
         ("another TLS or Kafka stack", &["openssl", "native_tls", "rdkafka"], &[]),
     ];
     let mut problems = Vec::new();
@@ -266,6 +270,45 @@ fn what_is_fenced_is_named_in_one_place() {
         }
     }
     check(problems, "go through the module that owns it");
+}
+
+/// The crates that are compiled into the executables, with these features beside the defaults or without them.
+fn compiled(arguments: &[&str]) -> Vec<String> {
+    let cargo = std::env::var_os("CARGO").expect("cargo runs the tests");
+    // `build` too: what compiles C is a dependency of a build script.
+    let output = std::process::Command::new(cargo)
+        .args(["tree", "--locked", "--offline", "--edges", "normal,build", "--prefix", "none"])
+        .args(["--format", "{p}", "--target", "x86_64-unknown-linux-gnu"])
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("cargo can be run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("names are ASCII");
+    let mut names: Vec<String> =
+        text.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Names that compile C, or link what is C.
+fn is_c(name: &str) -> bool {
+    // linux-raw-sys holds the kernel's constants, as Rust.
+    let links = name.ends_with("-sys") && name != "linux-raw-sys";
+    links || ["cc", "cmake", "ring", "bindgen", "pkg-config", "nasm-rs", "vcpkg", "aws-lc-rs"].contains(&name)
+}
+
+#[test]
+fn c_is_compiled_for_tls_alone_and_by_ring_alone() {
+    let without = compiled(&["--no-default-features"]);
+    let c: Vec<&String> = without.iter().filter(|name| is_c(name)).collect();
+    assert!(c.is_empty(), "without the feature tls nothing compiles or links C: {c:?}");
+    assert!(without.iter().any(|name| name == "tidegate") && without.len() > 30, "{without:?}");
+    let with = compiled(&[]);
+    let c: Vec<&String> = with.iter().filter(|name| is_c(name)).collect();
+    assert_eq!(c, ["cc", "ring"], "ring and the crate that finds its compiler (docs/decisions/0010)");
+    assert!(with.len() < 120, "{} crates: leave some out", with.len());
 }
 
 /// Every text file of the repository that people write.

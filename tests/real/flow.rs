@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use crate::support::consumer::judge;
 use crate::support::flow::{ARRIVE, Flow, UNLIMITED};
 use crate::support::kafka::{Cluster, shared_one, shared_three};
 use crate::support::publisher::Load;
 use crate::support::stage::{seconds, size};
 use crate::support::wait::outage;
-use crate::support::{Follower, Gateway, Mosquitto, Publisher, Stage, read_all};
+use crate::support::{Mosquitto, Publisher, Stage};
 
 #[test]
 fn qos_1_arrives_once_and_in_order_and_nothing_is_complained_about() {
@@ -57,31 +56,6 @@ fn three_brokers_three_partitions() {
     let load = Load::new(&flow.prefix, size(20_000, 100_000), 5_000);
     let publisher = Publisher::start(&stage, &mosquitto, &load);
     flow.end_clean(&stage, publisher, "3 partitions, 3 replicas");
-}
-
-#[test]
-fn each_compression_is_read_by_others() {
-    let stage = Stage::new("compression");
-    let mosquitto = Mosquitto::start(&stage.dir, UNLIMITED);
-    let kafka = shared_one();
-    for codec in ["gzip", "snappy", "lz4"] {
-        let (prefix, topic) = (stage.unique(codec), stage.unique(codec));
-        kafka.create(&topic, &kafka.topic());
-        let mut gateway =
-            Gateway::new(&stage, &mosquitto, &kafka.bootstrap(), &format!("{prefix}/#:{topic}"))
-                .set("KAFKA_COMPRESSION", codec)
-                .set("MQTT_CLIENT_ID", &stage.unique(codec));
-        gateway.client_id = stage.unique(codec);
-        gateway.up_and_subscribed(&mosquitto, &format!("{prefix}/#"));
-        let follower = Follower::start(&stage.dir, &kafka.bootstrap(), &topic);
-        let mut publisher = Publisher::start(&stage, &mosquitto, &Load::new(&prefix, 5_000, 0));
-        publisher.finish(Duration::from_secs(60));
-        follower.wait_distinct(5_000, ARRIVE);
-        gateway.stop_in_order();
-        let verdict = judge(&read_all(&kafka.bootstrap(), &topic), 5_000);
-        verdict.assert_clean(5_000);
-        stage.report(5_000, &verdict, codec);
-    }
 }
 
 #[test]

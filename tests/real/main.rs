@@ -8,9 +8,13 @@ mod support;
 
 mod crash;
 mod flow;
+mod mqtt;
 mod outage;
 mod refused;
+mod secured;
+mod secured_faults;
 mod seed;
 mod spool_limits;
 mod spool_outage;
 mod stack;
+mod versions;

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use tidegate::clients::payload::Payload;
 
+use crate::support::certs::text;
 use crate::support::consumer::{Record, judge};
 use crate::support::kafka::{Cluster, RULES, shared_one, shared_three};
 use crate::support::process::installed;
 use crate::support::publisher::Load;
-use crate::support::{Mosquitto, Publisher, Stage, read_all};
+use crate::support::secured::{USER, password};
+use crate::support::site::{CLIENT, SECRET, shared_site};
+use crate::support::{Mosquitto, Publisher, Stage, Version, read_all};
 
 #[test]
 fn a_publisher_reaches_mosquitto_and_kafka_is_ready() {
@@ -69,6 +72,71 @@ fn a_rule_of_access_keeps_writers_out_until_it_is_taken_away() {
     assert!(write().0, "nobody is kept out yet, or any more");
     assert_eq!(read_all(&kafka.bootstrap(), "ruled").len(), 2);
     assert_eq!(kafka.end_offset("ruled"), 2);
+}
+
+/// By each way that kcat knows, and not with a wrong password or without a certificate: what refuses tidegate then is not the stage.
+#[test]
+fn a_secured_site_lets_in_whom_it_should() {
+    let _stage = Stage::new("stack_site");
+    let site = shared_site();
+    let client = site.authority.client("kcat");
+    let logs_in = |listener: &str, settings: &[&str]| {
+        let mut kcat = installed("kcat");
+        kcat.args(["-L", "-m", "5", "-b", &site.address(listener)]);
+        kcat.args(["-X", &format!("ssl.ca.location={}", text(&site.authority.file))]);
+        for setting in settings {
+            kcat.args(["-X", setting]);
+        }
+        let output = kcat.output().expect("kcat starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for (listener, protocol) in [("PASSWORDS", "sasl_ssl"), ("CLEAR", "sasl_plaintext")] {
+        let protocol = format!("security.protocol={protocol}");
+        let plain = [&protocol, "sasl.mechanism=PLAIN", "sasl.username=edge"];
+        let right = format!("sasl.password={}", password("PLAIN"));
+        let (good, errors) = logs_in(listener, &[&plain[..], &[&right]].concat());
+        assert!(good, "{listener}: {errors}");
+        let (good, errors) = logs_in(listener, &[&plain[..], &["sasl.password=wrong"]].concat());
+        assert!(!good && errors.contains("Authentication failed"), "{listener}: {errors}");
+    }
+    let certificate = format!("ssl.certificate.location={}", text(&client.certificate));
+    let key = format!("ssl.key.location={}", text(&client.key));
+    let (good, errors) = logs_in("MUTUAL", &["security.protocol=ssl", &certificate, &key]);
+    assert!(good, "{errors}");
+    assert!(!logs_in("MUTUAL", &["security.protocol=ssl"]).0, "without a certificate");
+    for listener in ["EXPIRED", "STRANGER"] {
+        let (good, errors) = logs_in(listener, &["security.protocol=ssl"]);
+        assert!(!good && errors.contains("certificate verify failed"), "{listener}: {errors}");
+    }
+    assert!(site.keycloak.token(CLIENT, SECRET).is_ok());
+    assert!(site.keycloak.token(CLIENT, "wrong").is_err());
+}
+
+/// librdkafka before 2.6.1 repeats its nonce, which Kafka refuses since CVE-2024-56128: here Kafka's own client is the witness.
+#[test]
+fn a_secured_site_knows_its_users_of_scram() {
+    let stage = Stage::new("stack_scram");
+    let site = shared_site();
+    let logs_in = |mechanism: &str, password: &str| {
+        let file = stage.dir.join("client.properties");
+        let module = "org.apache.kafka.common.security.scram.ScramLoginModule";
+        let lines = format!(
+            "security.protocol=SASL_PLAINTEXT\nsasl.mechanism={mechanism}\nrequest.timeout.ms=10000\n\
+             sasl.jaas.config={module} required username=\"{USER}\" password=\"{password}\";\n"
+        );
+        std::fs::write(&file, lines).expect("client.properties");
+        let address = site.address("CLEAR");
+        let tool = ["kafka.admin.ConfigCommand", "--describe", "--entity-type", "topics"];
+        let client = ["--bootstrap-server", &address, "--command-config", text(&file)];
+        let output = Version::V4_3.java(&[&tool[..], &client].concat()).output().expect("java starts");
+        (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        let (good, errors) = logs_in(mechanism, &password(mechanism));
+        assert!(good, "{mechanism}: {errors}");
+    }
+    let (good, errors) = logs_in("SCRAM-SHA-512", &password("SCRAM-SHA-256"));
+    assert!(!good && errors.contains("invalid credentials"), "{errors}");
 }
 
 /// The judge must be able to condemn: a clean delivery passes, and each way of spoiling it is named.

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Installs what the demo and the tests need, and only what is missing. Safe to run again at any time.
 #
-#   setup.sh packages     Debian packages: Mosquitto, kcat, a Java runtime, Maven, a C linker
+#   setup.sh packages     Debian packages: Mosquitto and its clients, kcat, a Java runtime, Maven, a C linker
 #   setup.sh kafka        the pinned Apache Kafka (kafka/pom.xml) into the cache
 #   setup.sh kafka-older  the older ones that the tests start besides, pinned below, into the cache
+#   setup.sh keycloak     the pinned Keycloak, built and with an empty database, into the cache
 #   setup.sh cargo-deny   the pinned cargo-deny into the cache
-#   setup.sh              all four
+#   setup.sh              all five
 #
 # The cache is $TIDEGATE_STACK_CACHE, or .cache in the checkout. It outlives `cargo clean`.
 # Works on Debian and Raspberry Pi OS (x86-64, arm64).
@@ -15,8 +16,13 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 checkout=$(CDPATH='' cd -- "$here/../.." && pwd)
 cache=${TIDEGATE_STACK_CACHE:-$checkout/.cache}
 cargo_deny_version=0.20.2
-# The last with ZooKeeper alone, and the last before 4.0. tests/real/support/kafka_version.rs names them too.
-older_kafkas='2.8.2 3.9.2'
+# The first that tidegate speaks to, the last with ZooKeeper alone, the last before 4.0, and one before the newest.
+# tests/real/support/kafka_version.rs names them too.
+older_kafkas='0.11.0.3 2.8.2 3.9.2 4.1.2'
+keycloak_version=26.5.6
+keycloak_sha256=490189d9dff05272432d51f71a069462eeca97f2920a694d539a1e6c26a5a347
+# Raise it when what keycloak() makes of that version changes.
+keycloak_recipe=1
 # Debian keeps mosquitto in /usr/sbin, which is not on an ordinary user's PATH.
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -36,9 +42,11 @@ have_java() {
 
 missing_packages() {
     have mosquitto || echo mosquitto
+    have mosquitto_pub || echo mosquitto-clients
     have kcat || echo kcat
     have_java || echo default-jre-headless
     have mvn || echo maven
+    have unzip || echo unzip
     have cc || echo build-essential
     # GNU timeout and setsid are part of every Debian; ss, ps and the like are not needed.
 }
@@ -96,7 +104,8 @@ fetch_kafka() {
         trap 'exit 130' INT
         trap 'exit 143' TERM
         # A pipe hides how Maven ended, so a file that only a good end writes tells it.
-        { mvn -B -f "$here/kafka/pom.xml" "$@" dependency:copy-dependencies -DoutputDirectory="$half" \
+        # -C: a jar that is not what its checksum says is refused.
+        { mvn -B -C -f "$here/kafka/pom.xml" "$@" dependency:copy-dependencies -DoutputDirectory="$half" \
             -DincludeScope=runtime && touch "$half/.whole"; } |
             sed -u -n -e "s|^\[INFO\] Copying .*/\([^/)]*\.jar\).*|setup: $name: \1|p" -e '/^\[ERROR\]/p' >&2
         [ -e "$half/.whole" ] ||
@@ -116,8 +125,55 @@ kafka() { fetch_kafka kafka; }
 
 kafka_older() {
     for version in $older_kafkas; do
-        fetch_kafka "kafka-$version" -Dkafka.version="$version"
+        case $version in
+        0.*) scala=2.11 ;;
+        *) scala=2.13 ;;
+        esac
+        fetch_kafka "kafka-$version" -Dkafka.version="$version" -Dkafka.scala="$scala"
     done
+}
+
+# Keycloak builds itself before its first start and fills its database at it, which takes minutes on a small board: both
+# are done here. A test copies the database, whose only user is admin.
+keycloak() {
+    home=$cache/keycloak-$keycloak_version-$keycloak_recipe
+    if [ -d "$home" ]; then
+        say "keycloak: there ($home)"
+    else
+        have mvn || fail "keycloak: maven is missing; run tests/stack/setup.sh packages"
+        have unzip || fail "keycloak: unzip is missing; run tests/stack/setup.sh packages"
+        say "keycloak: fetching $keycloak_version, 165 MB, by Maven"
+        mkdir -p "$cache"
+        half=$(mktemp -d "$cache/keycloak-half.XXXXXX")
+        trap 'rm -rf "$half"' EXIT
+        trap 'exit 130' INT
+        trap 'exit 143' TERM
+        mvn -B -q -C org.apache.maven.plugins:maven-dependency-plugin:3.7.0:copy -DoutputDirectory="$half" \
+            -Dartifact="org.keycloak:keycloak-quarkus-dist:$keycloak_version:zip" >&2 ||
+            fail "keycloak: Maven could not fetch it (its words are above); check the network or proxy, and run this again"
+        zip=$half/keycloak-quarkus-dist-$keycloak_version.zip
+        echo "$keycloak_sha256  $zip" | sha256sum --check --quiet - ||
+            fail "keycloak: what was fetched is not the $keycloak_version that is pinned here"
+        unzip -q "$zip" -d "$half" || fail "keycloak: cannot unpack $zip"
+        say "keycloak: building it and its database, once (a minute, on a small board some)"
+        build_keycloak "$half/keycloak-$keycloak_version" >"$cache/keycloak-build.log" 2>&1 ||
+            fail "keycloak: its build failed; its words are in $cache/keycloak-build.log"
+        mv -T "$half/keycloak-$keycloak_version" "$home" 2>/dev/null || [ -d "$home" ] ||
+            fail "keycloak: cannot write $home"
+        trap - EXIT INT TERM
+        rm -rf "$half" "$cache/keycloak-build.log"
+        say "keycloak: built in $home"
+    fi
+    ln -sfn "$(basename "$home")" "$cache/keycloak"
+}
+
+build_keycloak() {
+    JAVA_OPTS='-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1'
+    TIDEGATE_ADMIN=tidegate-admin
+    export JAVA_OPTS TIDEGATE_ADMIN
+    "$1/bin/kc.sh" build --db=dev-file &&
+        "$1/bin/kc.sh" bootstrap-admin user --optimized --username admin --password:env TIDEGATE_ADMIN --no-prompt &&
+        [ -s "$1/data/h2/keycloakdb.mv.db" ]
 }
 
 cargo_deny() {
@@ -134,13 +190,14 @@ cargo_deny() {
     ln -sfn "$(basename "$deny")" "$cache/cargo-deny"
 }
 
-[ $# -gt 0 ] || set -- packages kafka kafka-older cargo-deny
+[ $# -gt 0 ] || set -- packages kafka kafka-older keycloak cargo-deny
 for part in "$@"; do
     case $part in
     packages) packages ;;
     kafka) kafka ;;
     kafka-older) kafka_older ;;
+    keycloak) keycloak ;;
     cargo-deny) cargo_deny ;;
-    *) fail "unknown part '$part': packages, kafka, kafka-older, cargo-deny" ;;
+    *) fail "unknown part '$part': packages, kafka, kafka-older, keycloak, cargo-deny" ;;
     esac
 done

@@ -151,6 +151,7 @@ fn connect(port: u16, timeout: Duration) -> Client {
         client_id: "test".to_owned(),
         connect_timeout: Duration::from_secs(10),
         response_max_bytes: 1 << 20,
+        security: crate::kafka::connection::Security::default(),
     };
     Client::connect(&[("127.0.0.1".to_owned(), port)], ClientOptions { connection, timeout }).unwrap()
 }

@@ -113,7 +113,15 @@ impl Api {
 pub struct Versions {
     /// What the broker offers of each API, in the order of `Api::ALL`; None if it does not know the API.
     offered: [Option<VersionRange>; Api::ALL.len()],
+    /// The highest version of SaslAuthenticate (KIP-152; Kafka 1.0 and later) that both sides speak.
+    sasl_authenticate: Option<i16>,
 }
+
+/// SaslHandshake (KIP-43).
+pub(super) const SASL_HANDSHAKE_KEY: i16 = 17;
+/// SaslAuthenticate (KIP-152). Version 1 tells the session's lifetime (KIP-368), 2 is flexible.
+pub(super) const SASL_AUTHENTICATE_KEY: i16 = 36;
+const SASL_AUTHENTICATE_NEWEST: i16 = 2;
 
 impl Versions {
     /// What the broker's list of (key, lowest, highest version) allows.
@@ -122,7 +130,11 @@ impl Versions {
             let found = offer.iter().find(|(key, _, _)| *key == api.key());
             found.map(|&(_, min, max)| VersionRange { min, max })
         });
-        Versions { offered }
+        let sasl_authenticate = offer
+            .iter()
+            .find(|(key, min, _)| *key == SASL_AUTHENTICATE_KEY && *min <= SASL_AUTHENTICATE_NEWEST)
+            .map(|(_, _, max)| SASL_AUTHENTICATE_NEWEST.min(*max));
+        Versions { offered, sasl_authenticate }
     }
 
     /// The highest version of the API that both sides speak.
@@ -138,6 +150,11 @@ impl Versions {
             return Err(CodecError::NoCommonVersion { api, ours, theirs });
         }
         Ok(version)
+    }
+
+    /// The version of SaslAuthenticate to use; None where SASL messages go without a Kafka header (before Kafka 1.0).
+    pub fn sasl_authenticate(&self) -> Option<i16> {
+        self.sasl_authenticate
     }
 
     /// Whether the broker can be asked what it remembers of a producer (KIP-664; Kafka 2.8 and later).

@@ -1,23 +1,20 @@
 //! The two threads of a connection and what they share.
 
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, select_biased};
+use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 
-use super::{ConnectionError, ConnectionEvent, ConnectionOptions};
+use super::authentication::Line;
+use super::stream::{ReadHalf, Stream};
+use super::{ConnectionError, ConnectionEvent, ConnectionOptions, handshake};
+use crate::auth::Token;
 use crate::clock;
-use crate::kafka::codec::{self, ApiVersionsAnswer, CodecError, Versions};
+use crate::kafka::codec;
+use crate::kafka::sasl::{Credentials, SaslError};
 use crate::thread::{self, Ending};
-
-/// Correlation ids below this are the handshake's.
-pub const HANDSHAKE_CORRELATION_IDS_END: i32 = 2;
-
-/// A broker's list of APIs is a few kB; a peer that announces more is no broker.
-const HANDSHAKE_RESPONSE_BYTES_MAX: u32 = 1 << 20;
 
 /// What the reader asks for at once: several produce responses fit, and a large fetch bypasses the buffer.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
@@ -128,33 +125,51 @@ impl Writer {
     /// Ok when the owner has dropped the sending side.
     fn connect_and_write(&self) -> Result<(), Stop> {
         let events = &self.events;
-        let (mut socket, peer) = self.connect()?;
+        let token = self.token()?;
+        let (socket, peer) = self.connect()?;
         let handshake_failed = |source| Stop::Failed(ConnectionError::Handshake { peer, source });
         if !events.shared.adopt(socket.try_clone().map_err(handshake_failed)?) {
             return Err(Stop::ByOwner);
         }
-        let versions = handshake(&mut socket, peer, &self.options)?;
+        let options = &self.options;
+        let deadline = clock::now() + options.connect_timeout;
+        let tls = options.security.tls.as_ref();
+        let mut stream = Stream::open(socket, tls, &self.host, peer, deadline)?;
+        let (versions, life) = handshake::shake(&mut stream, peer, options, token, deadline)?;
+        let versions = Arc::new(versions);
         // From here on a quiet connection is a healthy one: how long to wait is the owner's to judge.
-        let read_side = (|| {
-            socket.set_read_timeout(None)?;
-            socket.set_write_timeout(None)?;
-            socket.try_clone()
-        })();
+        let (write_half, read_half, wake) = stream.split().map_err(handshake_failed)?;
+        let (answers, answers_inbox) = bounded(1);
         let reader = Reader {
-            socket: read_side.map_err(handshake_failed)?,
+            stream: read_half,
             peer,
-            response_max_bytes: self.options.response_max_bytes,
+            response_max_bytes: options.response_max_bytes,
             events: events.clone(),
+            answers,
         };
         // Before the reader starts, so that the owner is ready when the first response comes.
-        events.send(ConnectionEvent::Ready { connection: events.id, versions: Arc::new(versions), peer })?;
+        let ready = ConnectionEvent::Ready { connection: events.id, versions: Arc::clone(&versions), peer };
+        events.send(ready)?;
         let at_end = events.clone();
         thread::spawn("kafka-read", move || reader.run(), move |ending| at_end.end_by(ending))
             .map_err(handshake_failed)?;
-        for frame in &self.frames {
-            socket.write_all(&frame).map_err(|source| ConnectionError::Lost { peer, source })?;
-        }
+        let mut line =
+            Line { stream: write_half, wake, answers: answers_inbox, peer, options, versions, life };
+        line.write(&self.frames)?;
         Ok(())
+    }
+
+    /// The token to authenticate with, if the mechanism has one. Asked for before anything is connected: without one there
+    /// is nothing to say to a broker.
+    fn token(&self) -> Result<Option<Token>, Stop> {
+        let Some(Credentials::OAuthBearer { tokens, .. }) = &self.options.security.sasl else {
+            return Ok(None);
+        };
+        let token = tokens.wait(clock::now() + self.options.connect_timeout).map_err(|why| {
+            let source = SaslError::NoToken(why);
+            ConnectionError::NoToken { host: self.host.clone(), port: self.port, source }
+        })?;
+        if self.events.shared.is_closed() { Err(Stop::ByOwner) } else { Ok(Some(token)) }
     }
 
     fn connect(&self) -> Result<(TcpStream, SocketAddr), Stop> {
@@ -177,96 +192,52 @@ impl Writer {
     }
 }
 
-/// What comes between connecting and the first request: version negotiation; TLS and SASL are to be put before and
-/// behind it. All of it within one connect timeout, also against a peer that sends a byte now and then.
-fn handshake(
-    socket: &mut TcpStream,
-    peer: SocketAddr,
-    options: &ConnectionOptions,
-) -> Result<Versions, ConnectionError> {
-    let deadline = clock::now() + options.connect_timeout;
-    let versions_failed = |source| ConnectionError::Versions { peer, source };
-    for (id, version) in [(0, codec::API_VERSIONS_NEWEST), (1, codec::API_VERSIONS_OLDEST)] {
-        let frame = codec::api_versions_frame(version, id, &options.client_id).map_err(versions_failed)?;
-        let body = exchange(socket, &frame, peer, deadline)?;
-        match codec::decode_api_versions(version, id, body).map_err(versions_failed)? {
-            ApiVersionsAnswer::Versions(versions) => return Ok(versions),
-            ApiVersionsAnswer::AskOldest => {}
-        }
-    }
-    // Only reached if the answer to the oldest version asks for the oldest version, which the codec rules out.
-    Err(versions_failed(CodecError::Unexpected { correlation_id: None }))
-}
-
-/// Writes a request and reads its response, until the deadline.
-fn exchange(
-    socket: &mut TcpStream,
-    frame: &[u8],
-    peer: SocketAddr,
-    deadline: Instant,
-) -> Result<Bytes, ConnectionError> {
-    let failed = |source| ConnectionError::Handshake { peer, source };
-    socket.set_write_timeout(Some(time_left(deadline).map_err(failed)?)).map_err(failed)?;
-    socket.write_all(frame).map_err(failed)?;
-    read_response(&mut WithDeadline { socket, deadline }, HANDSHAKE_RESPONSE_BYTES_MAX).map_err(|error| {
-        match error {
-            ReadError::Io(source) => failed(source),
-            ReadError::TooLarge { bytes, limit_bytes } => {
-                ConnectionError::ResponseTooLarge { peer, bytes, limit_bytes }
-            }
-        }
-    })
-}
-
-fn time_left(deadline: Instant) -> io::Result<Duration> {
-    // A zero timeout would mean none.
-    let left = deadline.saturating_duration_since(clock::now());
-    if left.is_zero() { Err(io::Error::new(ErrorKind::TimedOut, "no answer in time")) } else { Ok(left) }
-}
-
-/// Reads from a socket until a deadline, however little each read brings.
-struct WithDeadline<'a> {
-    socket: &'a mut TcpStream,
-    deadline: Instant,
-}
-
-impl Read for WithDeadline<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket.set_read_timeout(Some(time_left(self.deadline)?))?;
-        self.socket.read(buffer).map_err(|error| match error.kind() {
-            // What a read timeout is called differs by platform.
-            ErrorKind::WouldBlock => io::Error::new(ErrorKind::TimedOut, "no answer in time"),
-            _ => error,
-        })
-    }
-}
-
 struct Reader {
-    socket: TcpStream,
+    stream: ReadHalf,
     peer: SocketAddr,
     response_max_bytes: u32,
     events: Events,
+    /// Where the answers to the writer's own requests go.
+    answers: Sender<Bytes>,
 }
 
 impl Reader {
     /// The reader thread.
     fn run(self) -> Result<(), String> {
+        let events = self.events.clone();
         let stop = self.read_all();
-        self.events.end(stop);
+        events.end(stop);
         Ok(())
     }
 
-    fn read_all(&self) -> Stop {
+    fn read_all(self) -> Stop {
         let peer = self.peer;
-        let mut socket = BufReader::with_capacity(READ_BUFFER_BYTES, &self.socket);
+        let mut socket = BufReader::with_capacity(READ_BUFFER_BYTES, self.stream);
+        let mut answered = false;
         loop {
             let body = match read_response(&mut socket, self.response_max_bytes) {
                 Ok(body) => body,
+                Err(ReadError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof && !answered => {
+                    let what = "closed before anything was answered (as a listener does that asks for SASL or for \
+                                other rights, or one where nothing was asked for long)";
+                    let source = io::Error::new(ErrorKind::UnexpectedEof, what);
+                    return ConnectionError::Lost { peer, source }.into();
+                }
                 Err(ReadError::Io(source)) => return ConnectionError::Lost { peer, source }.into(),
                 Err(ReadError::TooLarge { bytes, limit_bytes }) => {
                     return ConnectionError::ResponseTooLarge { peer, bytes, limit_bytes }.into();
                 }
             };
+            answered = true;
+            // The writer's own requests have negative ids, the owner's never have.
+            if codec::correlation_id(&body).is_some_and(|id| id < 0) {
+                if self.answers.try_send(body).is_err() {
+                    let what = "an answer to no request of ours";
+                    let source = io::Error::new(ErrorKind::InvalidData, what);
+                    return ConnectionError::Lost { peer, source }.into();
+                }
+                continue;
+            }
             if let Err(stop) =
                 self.events.send(ConnectionEvent::Response { connection: self.events.id, body })
             {
@@ -277,13 +248,13 @@ impl Reader {
 }
 
 #[derive(Debug)]
-enum ReadError {
+pub enum ReadError {
     Io(io::Error),
     TooLarge { bytes: i32, limit_bytes: u32 },
 }
 
 /// Reads one response without its length.
-fn read_response(socket: &mut impl Read, limit_bytes: u32) -> Result<Bytes, ReadError> {
+pub fn read_response(socket: &mut impl Read, limit_bytes: u32) -> Result<Bytes, ReadError> {
     let mut length = [0; 4];
     socket.read_exact(&mut length).map_err(ReadError::Io)?;
     let announced = i32::from_be_bytes(length);

@@ -13,7 +13,12 @@ use crate::kafka::protocol::{MetadataRequest, ProduceBatch, ProduceRequest};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn options() -> ConnectionOptions {
-    ConnectionOptions { client_id: "test".to_owned(), connect_timeout: PATIENCE, response_max_bytes: 1000 }
+    ConnectionOptions {
+        client_id: "test".to_owned(),
+        connect_timeout: PATIENCE,
+        response_max_bytes: 1000,
+        security: Security::default(),
+    }
 }
 
 struct Peer {

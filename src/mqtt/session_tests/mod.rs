@@ -1,12 +1,18 @@
 //! The session without a socket. `traps` has one test for each way in which MQTT clients were seen to fail;
 //! `model` drives the session against an independent broker at random.
 
+use super::super::codec::Version;
+use super::super::liveness::Overdue;
+use super::super::reason::{Reason, Refusal};
 use super::super::subscription::Verdict;
 use super::*;
+use crate::message::Qos;
 use std::time::Duration;
 
+mod exactly_once;
 mod model;
 mod traps;
+mod v5;
 
 pub(super) fn options() -> SessionOptions {
     SessionOptions {
@@ -14,6 +20,10 @@ pub(super) fn options() -> SessionOptions {
         login: None,
         keep_alive_sec: 20,
         clean_session: false,
+        version: Version::V311,
+        session_expiry_sec: 0,
+        unreleased: Vec::new(),
+        hold_releases: false,
         filters: vec![("a/#".into(), Qos::AtLeastOnce)],
         max_packet_bytes: 8 * 1024 * 1024,
         in_flight_messages_max: 1000,
@@ -22,12 +32,24 @@ pub(super) fn options() -> SessionOptions {
     }
 }
 
-/// A PUBLISH as a server writes it.
+/// A PUBLISH as a server writes it: QoS 1, or 0 without an identifier.
 pub(super) fn publish(dup: bool, id: u16, payload: &[u8]) -> Vec<u8> {
-    let qos = u8::from(id > 0);
+    publish_in(Version::V311, u8::from(id > 0), dup, id, payload)
+}
+
+/// A PUBLISH of QoS 2.
+pub(super) fn publish_once(dup: bool, id: u16, payload: &[u8]) -> Vec<u8> {
+    publish_in(Version::V311, 2, dup, id, payload)
+}
+
+pub(super) fn publish_in(version: Version, qos: u8, dup: bool, id: u16, payload: &[u8]) -> Vec<u8> {
     let mut body = b"\x00\x03a/b".to_vec();
-    if id > 0 {
+    if qos > 0 {
         body.extend(id.to_be_bytes());
+    }
+    if version == Version::V5 {
+        // One user property, "n" = "v".
+        body.extend(b"\x07\x26\x00\x01n\x00\x01v");
     }
     body.extend_from_slice(payload);
     let mut packet = vec![0x30 | u8::from(dup) << 3 | qos << 1];
@@ -41,12 +63,18 @@ pub(super) fn publish(dup: bool, id: u16, payload: &[u8]) -> Vec<u8> {
     packet
 }
 
+pub(super) fn pubrel(id: u16) -> [u8; 4] {
+    let [high, low] = id.to_be_bytes();
+    [0x62, 2, high, low]
+}
+
 /// What the session wrote, in the order written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sent {
     Connect,
     Subscribe(u16),
     Puback(u16),
+    Pubrec(u16),
     Pubcomp(u16),
     Ping,
     Disconnect,
@@ -67,6 +95,7 @@ pub(super) fn sent(bytes: &mut Vec<u8>) -> Vec<Sent> {
             0x10 => Sent::Connect,
             0x82 => Sent::Subscribe(id()),
             0x40 => Sent::Puback(id()),
+            0x50 => Sent::Pubrec(id()),
             0x70 => Sent::Pubcomp(id()),
             0xc0 => Sent::Ping,
             0xe0 => Sent::Disconnect,

@@ -16,7 +16,7 @@ use crate::pipeline::mode::{Event, Mode};
 use crate::pipeline::record::HEADER_REPLAYED;
 use crate::pipeline::spool_thread::{FrameToKeep, NotKept, SpoolRequest};
 use crate::pipeline::waiting::{Place, Waiting};
-use crate::spool::{FrameId, Identity};
+use crate::spool::{FrameId, Identity, Unreleased};
 
 /// A chunk takes no more: small enough that a frame is restored in one go.
 const CHUNK_BYTES: usize = 128 * 1024;
@@ -209,7 +209,8 @@ impl Backlog {
             {
                 let since = chunk.since;
                 let (records, waiting) = chunk.seal();
-                let frame = frame(&topic, None, &records);
+                let unreleased = waiting.iter().filter_map(Waiting::unreleased).collect();
+                let frame = frame(&topic, None, &records, unreleased);
                 bytes += frame.body.len();
                 frames.push(frame);
                 parts.push(Part::Inserted { topic: topic.clone(), since, records, waiting });
@@ -241,7 +242,8 @@ impl Backlog {
                 waiting.copy_to(Place { key, record });
             }
             let sent = batch.identity.map(|identity| (batch.partition, spool_identity(identity)));
-            let frame = frame(topic, sent, batch.records);
+            let unreleased = batch.tags.iter().filter_map(Waiting::unreleased).collect();
+            let frame = frame(topic, sent, batch.records, unreleased);
             let resident = Resident {
                 topic: topic.clone(),
                 frame: None,
@@ -409,7 +411,12 @@ impl Part {
     }
 }
 
-fn frame(topic: &TopicName, sent: Option<(i32, Identity)>, records: &SealedBatch) -> FrameToKeep {
+fn frame(
+    topic: &TopicName,
+    sent: Option<(i32, Identity)>,
+    records: &SealedBatch,
+    unreleased: Vec<Unreleased>,
+) -> FrameToKeep {
     let count = u32::try_from(records.count()).unwrap_or(0);
     FrameToKeep {
         topic: topic.clone(),
@@ -419,6 +426,7 @@ fn frame(topic: &TopicName, sent: Option<(i32, Identity)>, records: &SealedBatch
         oldest_ms: records.first_timestamp_ms(),
         newest_ms: records.max_timestamp_ms(),
         body: records.encode(record_batch::Identity::NONE),
+        unreleased,
     }
 }
 

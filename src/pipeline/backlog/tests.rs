@@ -152,6 +152,7 @@ impl World {
                     oldest_ms: frame.oldest_ms,
                     newest_ms: frame.newest_ms,
                     body: &frame.body,
+                    unreleased: &frame.unreleased,
                 });
                 let new: Vec<NewFrame<'_>> = new.collect();
                 let ids = self.store.append(&new).unwrap().ids;
@@ -173,6 +174,7 @@ impl World {
                 });
                 SpoolReply::Read(read.collect())
             }
+            SpoolRequest::Release(_) => panic!("nothing here is of QoS 2"),
             SpoolRequest::Done { frames, .. } => {
                 self.store.ack(&frames);
                 SpoolReply::Done { bytes: 0 }

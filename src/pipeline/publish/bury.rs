@@ -3,15 +3,13 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::{Publish, submit};
 use crate::clock;
 use crate::kafka::producer::RefusedRecord;
 use crate::kafka::record_batch::{Record, with_record_ref};
 use crate::message::AckToken;
 use crate::pipeline::backlog::Rejected;
-use crate::pipeline::dead_letter::{self, Reason};
+use crate::pipeline::dead_letter::{self, Buried, Reason};
 use crate::pipeline::waiting::{Stage, Waiting};
 
 /// Longest name in a log line.
@@ -19,33 +17,18 @@ const NAME_CHARS_MAX: usize = 100;
 
 impl Publish {
     /// Writes a message that never became a record to the dead-letter topic.
-    pub(super) fn bury_message(
-        &mut self,
-        mqtt_topic: &str,
-        value: Option<Bytes>,
-        received_at_ms: i64,
-        reason: &Reason,
-        token: AckToken,
-    ) {
-        let waiting = Waiting::for_session(token, None);
-        self.bury_waiting(mqtt_topic, value, received_at_ms, reason, waiting);
+    pub(super) fn bury_message(&mut self, message: Buried<'_>, reason: &Reason, token: AckToken) {
+        self.bury_waiting(message, reason, Waiting::for_session(token, None));
     }
 
-    pub(super) fn bury_waiting(
-        &mut self,
-        mqtt_topic: &str,
-        value: Option<Bytes>,
-        received_at_ms: i64,
-        reason: &Reason,
-        waiting: Waiting,
-    ) {
-        let letter = dead_letter::letter(mqtt_topic, value, received_at_ms, reason);
-        let mut waiting = waiting.into_letter(Stage::Letter);
-        waiting.mqtt_topic = None;
+    pub(super) fn bury_waiting(&mut self, message: Buried<'_>, reason: &Reason, waiting: Waiting) {
         let subject = format!(
             "a message from MQTT topic {:?}",
-            mqtt_topic.chars().take(NAME_CHARS_MAX).collect::<String>()
+            message.mqtt_topic.chars().take(NAME_CHARS_MAX).collect::<String>()
         );
+        let letter = dead_letter::letter(message, reason);
+        let mut waiting = waiting.into_letter(Stage::Letter);
+        waiting.mqtt_topic = None;
         self.bury(&subject, letter, reason, waiting, clock::now());
     }
 

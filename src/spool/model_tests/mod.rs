@@ -8,6 +8,7 @@
 
 mod model;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ enum Action {
     Assign { nth: usize, picks: Vec<(usize, u64, bool)> },
     Ack { nth: usize, count: usize, route: Option<usize> },
     Checkpoint,
+    Release(Vec<u16>),
     Park { route: usize, parked: bool },
     Reopen,
     Restart,
@@ -48,6 +50,7 @@ fn action() -> impl Strategy<Value = Action> {
         8 => (0..50_usize, 1..40_usize, prop::option::of(0..TOPICS.len()))
             .prop_map(|(nth, count, route)| Action::Ack { nth, count, route }),
         5 => Just(Action::Checkpoint),
+        4 => prop::collection::vec(0..7_u16, 1..4).prop_map(Action::Release),
         2 => (0..TOPICS.len(), any::<bool>()).prop_map(|(route, parked)| Action::Park { route, parked }),
         1 => Just(Action::Reopen),
         2 => Just(Action::Restart),
@@ -68,6 +71,8 @@ struct Run {
     limbo: Vec<(u64, Known)>,
     /// An assignment that was written and never confirmed: all or none of it may be there after a crash.
     limbo_assigned: Vec<Assignment>,
+    /// Released, and never confirmed.
+    limbo_released: Vec<u16>,
     /// Whether the disk was ever full.
     tight: bool,
 }
@@ -76,7 +81,9 @@ impl Run {
     fn new(seed: u64, options: Options) -> Run {
         let (fs, model) = (MemFs::new(seed), Model::default());
         let (limbo, limbo_assigned) = (Vec::new(), Vec::new());
-        let mut run = Run { fs, options, spool: None, model, limbo, limbo_assigned, tight: false };
+        let limbo_released = Vec::new();
+        let mut run =
+            Run { fs, options, spool: None, model, limbo, limbo_assigned, limbo_released, tight: false };
         run.open();
         run
     }
@@ -111,6 +118,14 @@ impl Run {
                 Ok(()) => self.model.acked.clear(),
                 Err(SpoolError::Full { .. }) => {}
                 Err(_) => self.reopen(),
+            },
+            Action::Release(numbers) => match spool.release(numbers) {
+                Ok(()) => self.model.unreleased.retain(|number, _| !numbers.contains(number)),
+                Err(SpoolError::Full { .. }) => {}
+                Err(_) => {
+                    self.limbo_released.extend(numbers);
+                    self.reopen();
+                }
             },
             Action::Park { route, parked } => self.model.park(spool, *route, *parked),
             Action::Reopen => self.reopen(),
@@ -167,8 +182,27 @@ impl Run {
                 Err(error) => assert!(attempt < 8, "{error}"),
             }
         }
-        self.limbo.clear();
+        let unconfirmed = std::mem::take(&mut self.limbo);
+        self.check_unreleased(&unconfirmed, false);
         self.limbo_assigned.clear();
+    }
+
+    /// What is remembered as unreleased was confirmed and not released; nothing else, ever. And all of that, but where something was
+    /// under way: then to forget is the safe side.
+    fn check_unreleased(&mut self, unconfirmed: &[(u64, Known)], after_crash: bool) {
+        let limbo: Vec<Unreleased> = unconfirmed.iter().flat_map(|(_, known)| known.unreleased()).collect();
+        let found = self.spool.as_ref().unwrap().unreleased();
+        for one in &found {
+            let known = self.model.unreleased.get(&one.number) == Some(&one.content);
+            assert!(known || (after_crash && limbo.contains(one)), "{one:?} would swallow another message");
+        }
+        for (number, content) in &self.model.unreleased {
+            let there = found.contains(&Unreleased { number: *number, content: *content });
+            let doubt = limbo.iter().any(|one| one.number == *number) || self.limbo_released.contains(number);
+            assert!(there || doubt || self.tight, "{number} is forgotten");
+        }
+        self.model.unreleased = found.into_iter().map(|one| (one.number, one.content)).collect();
+        self.limbo_released.clear();
     }
 
     fn after_crash(&mut self, power_loss: bool) {
@@ -206,7 +240,18 @@ impl Run {
         self.model.highest = seen.last_key_value().map_or(0, |(id, _)| *id);
         self.model.live = seen;
         self.model.acked.clear();
-        self.limbo.clear();
+        // Of what was never confirmed, only what is in a frame that is there.
+        let unconfirmed = std::mem::take(&mut self.limbo);
+        let there: Vec<(u64, Known)> = unconfirmed
+            .iter()
+            .filter(|(id, known)| self.model.live.get(id).is_some_and(|found| found.body == known.body))
+            .cloned()
+            .collect();
+        let gone = unconfirmed.iter().filter(|(id, _)| !there.iter().any(|(at, _)| at == id));
+        for one in gone.flat_map(|(_, known)| known.unreleased()) {
+            assert!(!self.spool().unreleased().contains(&one), "{one:?} is of a frame that is not there");
+        }
+        self.check_unreleased(&unconfirmed, true);
         self.limbo_assigned.clear();
     }
 
@@ -215,6 +260,8 @@ impl Run {
         self.model.check_exactly(spool);
         let live = |id: &FrameId| self.model.live.contains_key(&id.0);
         assert!(spool.assigned.keys().all(live), "no more is held than is not done: {:?}", spool.assigned);
+        let unreleased = spool.unreleased().into_iter().map(|one| (one.number, one.content));
+        assert_eq!(unreleased.collect::<BTreeMap<_, _>>(), self.model.unreleased);
         let files = self.fs.list(Path::new(DIRECTORY)).unwrap();
         let on_disk: u64 = files
             .iter()

@@ -21,6 +21,8 @@ pub(super) struct Model {
     pub live: BTreeMap<u64, Known>,
     /// Acknowledged since the last checkpoint: may be back after a crash.
     pub acked: BTreeMap<u64, Known>,
+    /// By number, the newest message that was confirmed and is not released.
+    pub unreleased: BTreeMap<u16, u64>,
     /// Every number that was ever confirmed.
     pub highest: u64,
     /// Routes that are parked.
@@ -43,7 +45,7 @@ fn identity(base_sequence: i32) -> Identity {
 
 impl Known {
     /// As it is appended, sent as this batch or not yet.
-    fn new_frame(&self, sent: Option<i32>) -> NewFrame<'_> {
+    fn new_frame<'a>(&'a self, sent: Option<i32>, unreleased: &'a [Unreleased]) -> NewFrame<'a> {
         NewFrame {
             topic: TOPICS[self.topic],
             partition: sent.map(|_| 3),
@@ -53,7 +55,15 @@ impl Known {
             oldest_ms: 1000,
             newest_ms: 2000,
             body: &self.body,
+            unreleased,
         }
+    }
+
+    /// Of some frames, messages that may be delivered again: few numbers, so that they come again, and contents that are unique.
+    pub fn unreleased(&self) -> Vec<Unreleased> {
+        let stamp = self.body.first_chunk::<8>().map_or(0, |stamp| u64::from_le_bytes(*stamp));
+        let one = |salt: u64| Unreleased { number: ((stamp + salt) % 7) as u16, content: stamp * 2 + salt };
+        (0..stamp % 3).map(one).collect()
     }
 
     /// As it would be after an assignment.
@@ -84,7 +94,7 @@ impl Model {
 
     /// The routes of these frames, of which none was sent, that would hold more than a parked route may, or than all of them may.
     fn over_share(&self, frames: &[&Known], room: u64) -> BTreeSet<usize> {
-        let bytes = |known: &Known| record::frame_bytes(&known.new_frame(None)) as u64;
+        let bytes = |known: &Known| record::frame_bytes(&known.new_frame(None, &[])) as u64;
         let counted = self.live.iter().filter(|(id, _)| self.while_parked.contains(id));
         let all: Vec<&Known> = counted.map(|(_, known)| known).chain(frames.iter().copied()).collect();
         let held = |route: usize| -> u64 {
@@ -118,8 +128,10 @@ impl Model {
             let batches = vec![if *sent { number } else { 0 }; records as usize];
             known.push(Known { topic: *topic, body, batches });
         }
+        let unreleased: Vec<Vec<Unreleased>> = known.iter().map(Known::unreleased).collect();
+        let each = known.iter().zip(&sent_as).zip(&unreleased);
         let frames: Vec<NewFrame<'_>> =
-            known.iter().zip(&sent_as).map(|(known, sent)| known.new_frame(*sent)).collect();
+            each.map(|((known, sent), unreleased)| known.new_frame(*sent, unreleased)).collect();
         let appended = store.append(&frames);
         let unsent = known.iter().zip(&sent_as).filter(|(_, sent)| sent.is_none());
         let unsent: Vec<&Known> = unsent.map(|(known, _)| known).collect();
@@ -134,6 +146,8 @@ impl Model {
                     if self.parked.contains(&known.topic) {
                         self.while_parked.insert(id.0);
                     }
+                    let unreleased = known.unreleased().into_iter();
+                    self.unreleased.extend(unreleased.map(|one| (one.number, one.content)));
                     self.live.insert(id.0, known);
                 }
                 self.dropped(store, &appended.dropped, true);
@@ -283,7 +297,7 @@ impl Model {
             let own: Vec<NewFrame<'_>> = seen
                 .values()
                 .filter(|known| known.topic == topic)
-                .map(|known| known.new_frame(None))
+                .map(|known| known.new_frame(None, &[]))
                 .collect();
             let backlog = store.backlog(name);
             assert_eq!(backlog.frames, own.len() as u64);

@@ -200,6 +200,8 @@ pub(super) struct State {
     pub message_max_bytes: usize,
     pub connections_made: usize,
     pub advertised_host: String,
+    /// Of every broker, instead of its own: where a guard stands in front of the one there is.
+    pub advertised_port: Option<u16>,
     /// Stopped, and metadata does not know.
     pub unnoticed: Vec<i32>,
 }
@@ -260,6 +262,7 @@ impl Cluster {
             message_max_bytes: 1_048_588,
             connections_made: 0,
             advertised_host: "127.0.0.1".to_owned(),
+            advertised_port: None,
             unnoticed: Vec::new(),
         }));
         for (id, listener) in listeners {
@@ -278,6 +281,18 @@ impl Cluster {
     /// Metadata names the brokers by this host.
     pub fn advertise(&self, host: &str) {
         self.lock().advertised_host = host.to_owned();
+    }
+
+    /// Metadata names the broker by this port.
+    #[cfg(feature = "tls")]
+    pub fn advertise_port(&self, port: u16) {
+        self.lock().advertised_port = Some(port);
+    }
+
+    /// The port of the first broker.
+    #[cfg(feature = "tls")]
+    pub fn port(&self) -> u16 {
+        self.lock().nodes[0].port
     }
 
     /// A topic whose partitions are led by the brokers in turn.

@@ -281,7 +281,7 @@ fn answer_metadata(request: &Request, state: &Shared) -> Bytes {
         metadata::MetadataResponseBroker::default()
             .with_node_id(BrokerId(node.id))
             .with_host(text(&state.advertised_host))
-            .with_port(i32::from(node.port))
+            .with_port(i32::from(state.advertised_port.unwrap_or(node.port)))
     };
     let none_means_all = request.version >= 1;
     let names: Vec<String> = match asked.topics {

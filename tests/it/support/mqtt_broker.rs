@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{
-    ConnAck, Connect, ConnectReturnCode, Packet, Publish, SubAck, Subscribe, SubscribeReasonCode,
+    ConnAck, Connect, ConnectReturnCode, Packet, PubRel, Publish, SubAck, Subscribe, SubscribeReasonCode,
 };
 
 use super::wait;
@@ -65,9 +65,11 @@ impl MqttBroker {
 
 #[derive(Default)]
 struct Seen {
-    /// Everything but PINGREQ and PUBACK, in order, until taken.
+    /// Everything but PINGREQ, PUBACK, PUBREC and PUBCOMP, in order, until taken.
     packets: Vec<Packet>,
     pubacks: Vec<u16>,
+    pubrecs: Vec<u16>,
+    pubcomps: Vec<u16>,
     pings: usize,
     ended: Option<String>,
 }
@@ -184,6 +186,48 @@ impl Link {
     /// QoS 1, DUP set.
     pub fn redeliver(&self, topic: &str, payload: impl AsRef<[u8]>, pkid: u16) {
         self.send(&publish(topic, payload, QoS::AtLeastOnce, pkid, true));
+    }
+
+    /// QoS 2.
+    pub fn publish_once(&self, topic: &str, payload: impl AsRef<[u8]>, pkid: u16) {
+        self.send(&publish(topic, payload, QoS::ExactlyOnce, pkid, false));
+    }
+
+    /// QoS 2, DUP set.
+    pub fn redeliver_once(&self, topic: &str, payload: impl AsRef<[u8]>, pkid: u16) {
+        self.send(&publish(topic, payload, QoS::ExactlyOnce, pkid, true));
+    }
+
+    /// PUBREL for each, and waits for the PUBCOMPs of this connection so far.
+    pub fn release(&self, pkids: &[u16]) {
+        let before = self.seen.lock().unwrap().pubcomps.len();
+        pkids.iter().for_each(|&pkid| self.send(&Packet::PubRel(PubRel { pkid })));
+        wait::until("PUBCOMPs", || {
+            let seen = self.seen.lock().unwrap();
+            let got = &seen.pubcomps[before..];
+            if got == pkids {
+                Ok(())
+            } else {
+                Err(format!("{got:?}, the connection's end: {:?}", seen.ended))
+            }
+        });
+    }
+
+    /// Waits until exactly these packet ids have been answered with PUBREC, in this order.
+    pub fn wait_for_pubrecs(&self, expected: &[u16]) {
+        wait::until(&format!("PUBRECs {}", shortened(expected)), || {
+            let seen = self.seen.lock().unwrap();
+            assert!(expected.starts_with(&seen.pubrecs), "PUBRECs {}", shortened(&seen.pubrecs));
+            if seen.pubrecs.len() == expected.len() { Ok(()) } else { Err(shortened(&seen.pubrecs)) }
+        });
+    }
+
+    /// Panics if a PUBREC comes while this is watched.
+    pub fn assert_no_pubrec(&self, span: Duration) {
+        wait::holds(span, "no PUBREC", || match &self.seen.lock().unwrap().pubrecs {
+            ids if ids.is_empty() => Ok(()),
+            ids => Err(format!("{ids:?}")),
+        });
     }
 
     /// QoS 0.
@@ -370,6 +414,8 @@ fn take(packet: Packet, writer: &Mutex<TcpStream>, seen: &Mutex<Seen>, switches:
     match packet {
         Packet::PingReq => seen.pings += 1,
         Packet::PubAck(puback) => seen.pubacks.push(puback.pkid),
+        Packet::PubRec(pubrec) => seen.pubrecs.push(pubrec.pkid),
+        Packet::PubComp(pubcomp) => seen.pubcomps.push(pubcomp.pkid),
         other => seen.packets.push(other),
     }
 }

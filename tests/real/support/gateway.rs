@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::process::{Process, built, installed};
-use super::{Mosquitto, Stage};
+use super::process::{Process, built, installed, tail};
+use super::{Mosquitto, SpoolDir, Stage};
 
 pub struct Gateway {
     pub client_id: String,
+    /// Of its log.
+    name: String,
     env: BTreeMap<String, String>,
     dir: std::path::PathBuf,
     /// A program and arguments that end by starting tidegate in their place; none.
@@ -19,7 +21,18 @@ pub struct Gateway {
 impl Gateway {
     /// What it is told; nothing is started yet. `routes` is a WILDCARD_TOPIC_LIST.
     pub fn new(stage: &Stage, mosquitto: &Mosquitto, bootstrap: &str, routes: &str) -> Gateway {
-        let client_id = stage.unique("tidegate");
+        Gateway::new_as(stage, "tidegate", mosquitto, bootstrap, routes)
+    }
+
+    /// One of several in a test, told apart by its name.
+    pub fn new_as(
+        stage: &Stage,
+        name: &str,
+        mosquitto: &Mosquitto,
+        bootstrap: &str,
+        routes: &str,
+    ) -> Gateway {
+        let client_id = stage.unique(name);
         let spool = stage.dir.join(format!("{client_id}-spool"));
         let spool = spool.to_str().expect("a temporary path is text");
         let env = [
@@ -33,7 +46,8 @@ impl Gateway {
             ("DB_PERSIST_PATH", spool),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Gateway { client_id, env, dir: stage.dir.clone(), before: Vec::new(), process: None }
+        let (name, dir) = (name.to_owned(), stage.dir.clone());
+        Gateway { client_id, name, env, dir, before: Vec::new(), process: None }
     }
 
     /// Started by another program, which must become tidegate by `exec "$@"`: so it is the same process.
@@ -60,7 +74,14 @@ impl Gateway {
             command = starter;
         }
         command.envs(&self.env).env("RUST_BACKTRACE", "1");
-        self.process = Some(Process::start("tidegate", &self.dir, &mut command));
+        self.process = Some(Process::start(&self.name, &self.dir, &mut command));
+    }
+
+    /// `tidegate check` in the same environment: its exit code, and all it wrote.
+    pub fn check(&self) -> (Option<i32>, String) {
+        let output = built("tidegate").arg("check").envs(&self.env).output().expect("tidegate starts");
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&text).into_owned())
     }
 
     /// Starts it and waits until the broker says that it has subscribed.
@@ -97,6 +118,16 @@ impl Gateway {
 
     pub fn log_text(&self) -> String {
         self.process.as_ref().map(Process::log_text).unwrap_or_default()
+    }
+
+    /// Its DB_PERSIST_PATH.
+    pub fn spool(&self) -> SpoolDir {
+        SpoolDir { path: self.env["DB_PERSIST_PATH"].clone().into() }
+    }
+
+    /// The last lines of the log, for a failure.
+    pub fn log_tail(&self) -> String {
+        self.process.as_ref().map(|process| tail(&process.log, 20)).unwrap_or_default()
     }
 
     /// Lines of the log at WARN or ERROR.

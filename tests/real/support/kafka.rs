@@ -3,12 +3,14 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::kafka_version::Version;
 use super::process::{Process, tail};
+use super::secured::Secured;
 use super::stage::{free_ports, root};
 use super::zookeeper::{self, SESSION_MS, ZooKeeper};
 use super::{kafka_wire, until};
@@ -22,7 +24,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 
 pub struct Cluster {
     pub brokers: Vec<Broker>,
-    version: Version,
+    pub version: Version,
     dir: PathBuf,
     /// Where a ZooKeeper is to listen, if there is one.
     zookeeper_port: Option<u16>,
@@ -33,9 +35,14 @@ pub struct Broker {
     /// Node id, from 1.
     pub id: i32,
     pub port: u16,
+    /// Of its further listeners, in their order.
+    pub secured_ports: Vec<u16>,
     version: Version,
     dir: PathBuf,
     zookeeper_port: Option<u16>,
+    /// Arguments of its JVM, and of its storage tool.
+    java: Vec<String>,
+    format: Vec<String>,
     process: Option<Process>,
 }
 
@@ -55,9 +62,18 @@ impl Cluster {
 
     /// The same of another version.
     pub fn start_version(version: Version, dir: &Path, count: usize, config: &str) -> Cluster {
+        Cluster::start_all(version, dir, count, config, &Secured::default())
+    }
+
+    /// One broker with further listeners beside the one without security, by which the test itself asks and reads.
+    pub fn start_secured(dir: &Path, secured: &Secured) -> Cluster {
+        Cluster::start_all(Version::V4_3, dir, 1, "", secured)
+    }
+
+    fn start_all(version: Version, dir: &Path, count: usize, config: &str, secured: &Secured) -> Cluster {
         for attempt in 1..=3 {
             let dir = dir.join(format!("kafka-{attempt}"));
-            let mut cluster = Cluster::prepare_version(version, &dir, count, config);
+            let mut cluster = Cluster::prepare_version(version, &dir, count, config, secured);
             if cluster.try_up() {
                 return cluster;
             }
@@ -68,10 +84,16 @@ impl Cluster {
 
     /// Chooses ports and writes folders, and starts nothing yet.
     pub fn prepare(dir: &Path, count: usize, config: &str) -> Cluster {
-        Cluster::prepare_version(Version::V4_3, dir, count, config)
+        Cluster::prepare_version(Version::V4_3, dir, count, config, &Secured::default())
     }
 
-    fn prepare_version(version: Version, dir: &Path, count: usize, config: &str) -> Cluster {
+    fn prepare_version(
+        version: Version,
+        dir: &Path,
+        count: usize,
+        config: &str,
+        secured: &Secured,
+    ) -> Cluster {
         let ports = free_ports(2 * count);
         let (ports, controllers) = ports.split_at(count);
         let zookeeper_port = version.has_zookeeper().then(|| controllers[0]);
@@ -79,16 +101,21 @@ impl Cluster {
             let dir = dir.join(format!("broker-{id}"));
             fs::create_dir_all(&dir).expect("folder for a broker");
             let mut text = String::new();
+            let secured_ports = free_ports(secured.listeners.len());
             let roles = match zookeeper_port {
                 Some(zookeeper) => zookeeper_roles(id, ports[id - 1], zookeeper),
                 None => kraft_roles(id, ports[id - 1], controllers),
             };
             let common = common_properties(count, &dir);
-            for line in roles.iter().chain(&common).map(String::as_str).chain([config]) {
+            // What comes later replaces what came before.
+            let more = [config.to_owned(), secured.properties(ports[id - 1], controllers[0], &secured_ports)];
+            for line in roles.iter().chain(&common).chain(&more) {
                 writeln!(text, "{line}").expect("a String can be written to");
             }
             fs::write(dir.join("server.properties"), text).expect("server.properties");
-            Broker { id: id as i32, port: ports[id - 1], version, dir, zookeeper_port, process: None }
+            let (java, format) = (secured.java.clone(), secured.format.clone());
+            let (id, port) = (id as i32, ports[id - 1]);
+            Broker { id, port, secured_ports, version, dir, zookeeper_port, java, format, process: None }
         };
         let brokers = (1..=count).map(broker).collect();
         Cluster { brokers, version, dir: dir.to_owned(), zookeeper_port, zookeeper: None }
@@ -123,6 +150,13 @@ impl Cluster {
                 return Ok(false);
             }
             for broker in &self.brokers {
+                // It answers by one listener while another finds its port taken, and ends then.
+                if !broker.secured_ports.iter().all(|port| TcpStream::connect(("127.0.0.1", *port)).is_ok()) {
+                    return Err("not all listeners are there".to_owned());
+                }
+                if tail(&broker.log(), 500).contains("Unable to start acceptor") {
+                    return Ok(false);
+                }
                 let seen = kafka_wire::broker_count(broker.port)?;
                 if seen < count {
                     return Err(format!("broker {} sees {seen} of {count}", broker.id));
@@ -205,6 +239,20 @@ impl Cluster {
         allowed.unwrap_or_else(|error| panic!("allowing {topic}: {error}"));
     }
 
+    /// The first broker shows the certificate of `file` by its listener `name` from now on.
+    pub fn set_certificate(&self, name: &str, file: &Path) {
+        let setting = format!("listener.name.{}.ssl.keystore.location", name.to_lowercase());
+        let file = file.to_str().expect("a temporary path is text");
+        let set = kafka_wire::set_broker_config(self.live_port(), self.brokers[0].id, &setting, file);
+        set.unwrap_or_else(|error| panic!("{setting}: {error}"));
+    }
+
+    /// How often the first broker has refused to let somebody in.
+    pub fn failed_logins(&self) -> usize {
+        let log = fs::read_to_string(self.brokers[0].log()).unwrap_or_default();
+        log.lines().filter(|line| line.contains("Failed authentication with")).count()
+    }
+
     /// Kills all brokers, which are there no more for a client. A ZooKeeper stays.
     pub fn kill(&mut self) {
         self.brokers.iter_mut().for_each(Broker::kill);
@@ -281,12 +329,14 @@ impl Broker {
         let tool =
             ["kafka.tools.StorageTool", "format", "-t", "dGlkZWdhdGUtdGVzdC1jbA", "-c", "server.properties"];
         let mut command = self.version.java(&tool);
+        command.args(&self.format);
         Process::start("format", &self.dir, &mut command)
     }
 
     fn launch(&mut self) {
         // By its whole path: so a list of processes tells the brokers of several runs apart.
-        let mut command = self.version.java(&["kafka.Kafka"]);
+        let main: Vec<&str> = self.java.iter().map(String::as_str).chain(["kafka.Kafka"]).collect();
+        let mut command = self.version.java(&main);
         command.arg(self.dir.join("server.properties"));
         self.process = Some(Process::start("kafka", &self.dir, &mut command));
     }

@@ -8,10 +8,13 @@ use super::process::installed;
 /// The versions that tests/stack/setup.sh fetches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
+    /// The first with record batches v2 and idempotent producers, so the first that tidegate speaks to.
+    V0_11,
     /// Its metadata is in ZooKeeper. The first with DescribeProducers (API 61) is 2.8.0.
     V2_8,
     /// KRaft, the last before 4.0.
     V3_9,
+    V4_1,
     /// What everything is tested against.
     V4_3,
 }
@@ -19,14 +22,16 @@ pub enum Version {
 impl Version {
     pub fn name(self) -> &'static str {
         match self {
+            Version::V0_11 => "0.11.0.3",
             Version::V2_8 => "2.8.2",
             Version::V3_9 => "3.9.2",
+            Version::V4_1 => "4.1.2",
             Version::V4_3 => "4.3.1",
         }
     }
 
     pub fn has_zookeeper(self) -> bool {
-        self == Version::V2_8
+        matches!(self, Version::V0_11 | Version::V2_8)
     }
 
     /// The jars that tests/stack/setup.sh fetched.
@@ -49,6 +54,10 @@ impl Version {
         command.args(["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
         command.arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
         command.arg("-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS");
+        if self == Version::V0_11 {
+            let log = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack/kafka/log4j.properties");
+            command.arg(format!("-Dlog4j.configuration=file:{}", log.display()));
+        }
         command.arg("-cp").arg(self.jars().join("*")).args(main);
         command
     }

@@ -1,5 +1,5 @@
 //! What the tests ask a broker themselves: are you up, create this topic, who leads it, where does it end, who may write.
-//! On the protocol crate directly, at one version each, which every Kafka from 2.8 has.
+//! On the protocol crate directly, at one version each, which every Kafka from 0.11 to 4.3 has; those of access rules and settings later ones.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,24 +8,29 @@ use std::time::Duration;
 use kafka_protocol::messages::create_acls_request::AclCreation;
 use kafka_protocol::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use kafka_protocol::messages::delete_acls_request::DeleteAclsFilter;
+use kafka_protocol::messages::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::{
     ApiKey, BrokerId, CreateAclsRequest, CreateAclsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteAclsRequest, DeleteAclsResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-    MetadataResponse, RequestHeader, ResponseHeader, TopicName,
+    DeleteAclsRequest, DeleteAclsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, RequestHeader,
+    ResponseHeader, TopicName,
 };
 use kafka_protocol::protocol::{Decodable, Encodable, StrBytes};
 
 use super::TopicSpec;
 
-const METADATA_VERSION: i16 = 11;
-const CREATE_TOPICS_VERSION: i16 = 7;
-const LIST_OFFSETS_VERSION: i16 = 6;
+const METADATA_VERSION: i16 = 4;
+const CREATE_TOPICS_VERSION: i16 = 2;
+const LIST_OFFSETS_VERSION: i16 = 2;
 const ACLS_VERSION: i16 = 2;
+const ALTER_CONFIGS_VERSION: i16 = 1;
 
 // Numbers of the protocol: resource type, pattern type, operations, permissions.
 const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+const SET: i8 = 0;
 const LITERAL: i8 = 3;
 const ANY: i8 = 1;
 const READ: i8 = 3;
@@ -137,6 +142,26 @@ pub fn delete_acls(port: u16, topic: &str) -> Result<(), String> {
     }
 }
 
+/// Changes a setting of a broker while it runs.
+pub fn set_broker_config(port: u16, broker: i32, name: &str, value: &str) -> Result<(), String> {
+    let text = |text: &str| StrBytes::from_string(text.to_owned());
+    let config = AlterableConfig::default()
+        .with_name(text(name))
+        .with_config_operation(SET)
+        .with_value(Some(text(value)));
+    let resource = AlterConfigsResource::default()
+        .with_resource_type(BROKER)
+        .with_resource_name(text(&broker.to_string()))
+        .with_configs(vec![config]);
+    let request = IncrementalAlterConfigsRequest::default().with_resources(vec![resource]);
+    let key = ApiKey::IncrementalAlterConfigs;
+    let response: IncrementalAlterConfigsResponse = ask(port, key, ALTER_CONFIGS_VERSION, &request)?;
+    match response.responses.first() {
+        Some(answer) if answer.error_code == 0 => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    }
+}
+
 fn metadata(port: u16, topics: Option<Vec<MetadataRequestTopic>>) -> Result<MetadataResponse, String> {
     let request = MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(false);
     ask(port, ApiKey::Metadata, METADATA_VERSION, &request)
@@ -146,7 +171,7 @@ fn ask<R: Encodable, A: Decodable>(port: u16, key: ApiKey, version: i16, request
     let text = |error: &dyn std::fmt::Display| format!("{key:?} to port {port}: {error}");
     let header = RequestHeader::default().with_request_api_key(key as i16).with_request_api_version(version);
     let mut frame = vec![0; 4];
-    header.encode(&mut frame, 2).map_err(|error| text(&error))?;
+    header.encode(&mut frame, key.request_header_version(version)).map_err(|error| text(&error))?;
     request.encode(&mut frame, version).map_err(|error| text(&error))?;
     let length = u32::try_from(frame.len() - 4).map_err(|error| text(&error))?;
     frame[..4].copy_from_slice(&length.to_be_bytes());
@@ -162,6 +187,7 @@ fn ask<R: Encodable, A: Decodable>(port: u16, key: ApiKey, version: i16, request
     let mut answer = vec![0; u32::from_be_bytes(length) as usize];
     socket.read_exact(&mut answer).map_err(|error| text(&error))?;
     let mut answer = bytes::Bytes::from(answer);
-    ResponseHeader::decode(&mut answer, 1).map_err(|error| text(&error))?;
+    ResponseHeader::decode(&mut answer, key.response_header_version(version))
+        .map_err(|error| text(&error))?;
     A::decode(&mut answer, version).map_err(|error| text(&error))
 }

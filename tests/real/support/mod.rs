@@ -6,17 +6,23 @@
 #![allow(dead_code, unused_imports, reason = "each user takes a part")]
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+pub mod certs;
 pub mod consumer;
 pub mod flow;
+pub mod forward;
 pub mod gateway;
 pub mod kafka;
 pub mod kafka_version;
 pub mod kafka_wire;
+pub mod keycloak;
 pub mod mosquitto;
 pub mod process;
 pub mod publisher;
 pub mod reaper;
 pub mod rig;
+pub mod secrets;
+pub mod secured;
+pub mod site;
 pub mod spool;
 pub mod stage;
 pub mod wait;
@@ -26,9 +32,11 @@ pub use consumer::{Follower, Record, Verdict, read_all};
 pub use gateway::Gateway;
 pub use kafka::{Cluster, TopicSpec};
 pub use kafka_version::Version;
+pub use keycloak::Keycloak;
 pub use mosquitto::Mosquitto;
 pub use publisher::Publisher;
 pub use rig::Rig;
+pub use site::Site;
 pub use spool::SpoolDir;
 pub use stage::Stage;
 pub use wait::{until, until_every};

@@ -5,12 +5,15 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::certs::{Authority, Identity, text};
 use super::process::{Process, installed};
 use super::stage::free_ports;
 use super::until;
 
 pub struct Mosquitto {
     pub port: u16,
+    /// For TLS, with a certificate asked of the client; none.
+    pub secure_port: Option<u16>,
     dir: PathBuf,
     process: Option<Process>,
 }
@@ -31,20 +34,43 @@ impl Mosquitto {
         );
     }
 
+    /// Starts one that has a second port, for TLS, and wants a certificate of this authority there. The publisher comes by the
+    /// first.
+    pub fn start_secured(dir: &Path, server: &Identity, authority: &Authority, config: &str) -> Mosquitto {
+        for _ in 0..5 {
+            let port = free_ports(1)[0];
+            let listener = format!(
+                "{config}\nlistener {port} 127.0.0.1\ncafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n",
+                text(&authority.file),
+                text(&server.certificate),
+                text(&server.key)
+            );
+            let mut mosquitto = Mosquitto::prepare(dir, &listener);
+            mosquitto.secure_port = Some(port);
+            if mosquitto.try_start() {
+                return mosquitto;
+            }
+        }
+        panic!(
+            "mosquitto did not start in five attempts\n{}",
+            super::process::tail(&dir.join("mosquitto.log"), 10)
+        );
+    }
+
     /// Chooses the port and writes the configuration, and starts nothing yet.
     pub fn prepare(dir: &Path, config: &str) -> Mosquitto {
         let dir = dir.to_owned();
         fs::create_dir_all(dir.join("mosquitto")).expect("folder for mosquitto");
         let port = free_ports(1)[0];
-        let text = format!(
+        let lines = format!(
             // As root Mosquitto changes its user, who may not write here; for others the line has no effect.
             "user root\nlistener {port} 127.0.0.1\nallow_anonymous true\n\
              log_dest stderr\nlog_type error\nlog_type warning\nlog_type notice\nlog_type information\nlog_type subscribe\n\
              connection_messages true\npersistence_location {}/mosquitto/\n{config}\n",
             dir.display()
         );
-        fs::write(dir.join("mosquitto.conf"), text).expect("mosquitto.conf");
-        Mosquitto { port, dir, process: None }
+        fs::write(dir.join("mosquitto.conf"), lines).expect("mosquitto.conf");
+        Mosquitto { port, secure_port: None, dir, process: None }
     }
 
     fn try_start(&mut self) -> bool {
@@ -82,7 +108,7 @@ impl Mosquitto {
 
     /// Waits until Mosquitto itself says that this client has subscribed.
     pub fn wait_subscribed(&self, client_id: &str, filter: &str, limit: Duration) {
-        let wanted = [format!("{client_id} 0 {filter}"), format!("{client_id} 1 {filter}")];
+        let wanted = [0, 1, 2].map(|qos| format!("{client_id} {qos} {filter}"));
         until(&format!("{client_id} to subscribe to {filter}"), limit, || {
             let log = self.log_text();
             let found = log.lines().any(|line| wanted.iter().any(|wanted| line.ends_with(wanted.as_str())));

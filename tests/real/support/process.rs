@@ -1,5 +1,6 @@
 //! A child process: in a group of its own, with a clean environment, its output in a file, dead when dropped.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -121,6 +122,26 @@ impl Process {
 
     pub fn log_text(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// Its own ports of the connections that it has to this port of the machine (proc(5): net/tcp, and the sockets among its
+    /// open files).
+    pub fn connections_to(&self, port: u16) -> BTreeSet<u16> {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).into_iter().flatten().flatten();
+        let open: BTreeSet<String> = files
+            .filter_map(|file| fs::read_link(file.path()).ok()?.to_str().map(str::to_owned))
+            .filter_map(|name| Some(name.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+            .collect();
+        let port_of = |address: &str| u16::from_str_radix(address.rsplit(':').next()?, 16).ok();
+        let tables = ["tcp", "tcp6"].map(|table| format!("/proc/{}/net/{table}", self.id()));
+        let text = tables.map(|table| fs::read_to_string(table).unwrap_or_default()).concat();
+        let lines = text.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            // Local address, remote address, state (01 is established); the inode is the tenth.
+            let [_, local, remote, "01", _, _, _, _, _, inode, ..] = fields.as_slice() else { return None };
+            (port_of(remote) == Some(port) && open.contains(*inode)).then(|| port_of(local))?
+        });
+        lines.collect()
     }
 
     /// Resident memory, now and at its highest, KiB (proc(5): VmRSS, VmHWM).

@@ -1,0 +1,232 @@
+//! SASL mechanisms: who this client is, and the messages by which it says so. Pure: no socket, no clock; a nonce and a
+//! token are arguments.
+//!
+//! PLAIN (RFC 4616), SCRAM-SHA-256 and SCRAM-SHA-512 (RFC 5802, RFC 7677), OAUTHBEARER (RFC 7628, KIP-255). How the
+//! messages travel is told in [`super::connection`]. Invariants:
+//! - no secret is in an error or in debug output;
+//! - with SCRAM the server is trusted only after its signature is verified: one that does not know the password is refused.
+
+pub mod oauthbearer;
+pub mod scram;
+
+use std::fmt;
+
+use crate::auth::{Token, TokenSource};
+use crate::secret::Secret;
+
+pub use self::scram::Hash;
+
+/// Who this client is.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// User name and password as they are.
+    Plain {
+        /// User name.
+        user: String,
+        /// Password.
+        password: Secret,
+    },
+    /// User name and password, neither of which is sent in a form that could be used again.
+    Scram {
+        /// Which hash function.
+        hash: Hash,
+        /// User name.
+        user: String,
+        /// Password.
+        password: Secret,
+    },
+    /// The newest token.
+    OAuthBearer {
+        /// Where tokens are from.
+        tokens: TokenSource,
+        /// SASL extensions (KIP-342), passed through.
+        extensions: Vec<(String, String)>,
+    },
+}
+
+impl Credentials {
+    /// The mechanism's name as it is registered.
+    pub fn mechanism(&self) -> &'static str {
+        match self {
+            Credentials::Plain { .. } => "PLAIN",
+            Credentials::Scram { hash: Hash::Sha256, .. } => "SCRAM-SHA-256",
+            Credentials::Scram { hash: Hash::Sha512, .. } => "SCRAM-SHA-512",
+            Credentials::OAuthBearer { .. } => "OAUTHBEARER",
+        }
+    }
+}
+
+/// Why the messages of a mechanism come to nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SaslError {
+    /// The broker has other mechanisms.
+    #[error("the broker does not offer {mechanism}{}: set SASL_MECHANISM", offers(offered))]
+    NotOffered {
+        /// The one asked for.
+        mechanism: &'static str,
+        /// Those it has.
+        offered: Vec<String>,
+    },
+    /// The listener has no SASL.
+    #[error("this listener does not take SASL: set KAFKA_SECURITY_PROTOCOL, or use another port")]
+    NoSaslHere,
+    /// Name, password or token is refused.
+    #[error("{mechanism} authentication is refused by the broker{}", said(message))]
+    Refused {
+        /// The mechanism.
+        mechanism: &'static str,
+        /// The broker's own words.
+        message: String,
+    },
+    /// There is no token to show.
+    #[error("there is no token for Kafka: {0}")]
+    NoToken(String),
+    /// The session's time is over, and what would prolong it did not come.
+    #[error("the authenticated session ends, and there is no newer token: {0}")]
+    SessionOver(String),
+    /// The server's messages are not what the RFC says.
+    #[error("{mechanism}: the broker's message {what}")]
+    Protocol {
+        /// The mechanism.
+        mechanism: &'static str,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The server cannot prove that it knows the password: it is not the one it should be.
+    #[error(
+        "{mechanism}: the broker could not prove that it knows the password of this user; it is not trusted"
+    )]
+    WrongServerSignature {
+        /// The mechanism.
+        mechanism: &'static str,
+    },
+}
+
+fn offers(mechanisms: &[String]) -> String {
+    if mechanisms.is_empty() { String::new() } else { format!(" but {}", mechanisms.join(", ")) }
+}
+
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {message}") }
+}
+
+/// One authentication.
+pub struct Exchange {
+    mechanism: &'static str,
+    state: State,
+}
+
+impl fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Exchange").field("mechanism", &self.mechanism).finish_non_exhaustive()
+    }
+}
+
+enum State {
+    /// Everything is said with the first message.
+    Said,
+    Scram(Box<scram::Client>),
+    /// The token is refused; the error follows our answer to why (RFC 7628 section 3.2.3).
+    TokenRefused(String),
+}
+
+/// What follows a message of the server.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Send this.
+    Send(Vec<u8>),
+    /// The server is satisfied, and so is the client.
+    Done,
+}
+
+impl Exchange {
+    /// Begins: gives the client's first message. `token` is the one of OAUTHBEARER, `nonce` SCRAM's.
+    ///
+    /// # Errors
+    /// OAUTHBEARER without a token.
+    pub fn begin(
+        credentials: &Credentials,
+        token: Option<&Token>,
+        nonce: &str,
+    ) -> Result<(Exchange, Vec<u8>), SaslError> {
+        let mechanism = credentials.mechanism();
+        let (state, first) = match credentials {
+            Credentials::Plain { user, password } => {
+                (State::Said, format!("\0{user}\0{}", password.expose()).into_bytes())
+            }
+            Credentials::Scram { hash, user, password } => {
+                let (client, first) = scram::Client::begin(*hash, user, password.clone(), nonce);
+                (State::Scram(Box::new(client)), first)
+            }
+            Credentials::OAuthBearer { extensions, .. } => {
+                let token = token.ok_or_else(|| SaslError::NoToken("none was fetched yet".to_owned()))?;
+                (State::Said, oauthbearer::first_message(token.value(), extensions))
+            }
+        };
+        Ok((Exchange { mechanism, state }, first))
+    }
+
+    /// Takes a message of the server.
+    ///
+    /// # Errors
+    /// It is refused, or the server is.
+    pub fn next(&mut self, message: &[u8]) -> Result<Step, SaslError> {
+        let mechanism = self.mechanism;
+        match &mut self.state {
+            State::Scram(client) => client.next(message),
+            State::Said if mechanism == "OAUTHBEARER" && !message.is_empty() => {
+                self.state = State::TokenRefused(oauthbearer::refusal(message));
+                Ok(Step::Send(vec![1]))
+            }
+            State::Said => Ok(Step::Done),
+            // The broker must have ended it with an error.
+            State::TokenRefused(why) => Err(SaslError::Refused { mechanism, message: why.clone() }),
+        }
+    }
+
+    /// The error of a broker that ended the exchange, with what it said before.
+    pub fn refused(&self, message: Option<String>) -> SaslError {
+        let mut message = message.unwrap_or_default();
+        if let State::TokenRefused(why) = &self.state
+            && !why.is_empty()
+            && !message.contains(why.as_str())
+        {
+            message = if message.is_empty() { why.clone() } else { format!("{message} ({why})") };
+        }
+        SaslError::Refused { mechanism: self.mechanism, message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_says_all_at_once() {
+        // RFC 4616 section 4, without an authorization identity.
+        let credentials =
+            Credentials::Plain { user: "tim".into(), password: Secret::new("tanstaaftanstaaf") };
+        let (mut exchange, first) = Exchange::begin(&credentials, None, "").unwrap();
+        assert_eq!(first, b"\0tim\0tanstaaftanstaaf");
+        assert_eq!(exchange.next(b"").unwrap(), Step::Done);
+        assert!(!format!("{credentials:?} {exchange:?}").contains("tanstaaf"));
+    }
+
+    #[test]
+    fn a_refused_token_is_answered_and_its_reason_told() {
+        let tokens = TokenSource::fixed("a.b.c");
+        let token = tokens.current().unwrap();
+        let credentials = Credentials::OAuthBearer { tokens, extensions: Vec::new() };
+        let (mut exchange, _) = Exchange::begin(&credentials, Some(&token), "").unwrap();
+        assert_eq!(exchange.next(b"{\"status\":\"invalid_token\"}").unwrap(), Step::Send(vec![1]));
+        let said = exchange.refused(Some("Authentication failed".into())).to_string();
+        assert_eq!(
+            said,
+            "OAUTHBEARER authentication is refused by the broker: Authentication failed (status invalid_token)"
+        );
+        assert!(exchange.next(b"").is_err());
+        let (mut exchange, _) = Exchange::begin(&credentials, Some(&token), "").unwrap();
+        assert_eq!(exchange.next(b"").unwrap(), Step::Done);
+        assert!(Exchange::begin(&credentials, None, "").is_err());
+    }
+}
