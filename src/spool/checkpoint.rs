@@ -310,9 +310,9 @@ pub enum WriteError {
 impl Checkpoint {
     /// For a directory whose checkpoint file is `file`, sound up to `end`, or does not exist.
     pub fn new(fs: Arc<dyn Filesystem>, directory: &Path, file: Option<Box<dyn File>>, end: u64) -> Self {
-        let summary_bytes = end;
         let directory = directory.to_owned();
-        Checkpoint { fs, directory, file, end, summary_bytes, unconfirmed_from: None }
+        // How much of it is a summary is not known: a long one is written anew once.
+        Checkpoint { fs, directory, file, end, summary_bytes: 0, unconfirmed_from: None }
     }
 
     /// Its length, bytes.

@@ -7,6 +7,7 @@
 mod support;
 
 mod crash;
+mod exactly_once;
 mod flow;
 mod mqtt;
 mod outage;
