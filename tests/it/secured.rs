@@ -259,7 +259,7 @@ fn what_is_wrong_with_the_way_to_the_endpoint_is_told_by_check() {
     let site = site(rules(Door::Tokens(endpoint.accepted())));
     for (url, words) in [
         (format!("http://{}/token", dead_address()), "cannot be reached: Connection refused"),
-        (format!("https://127.0.0.1:{}/token", endpoint.port), "does not speak TLS on this port"),
+        (format!("https://127.0.0.1:{}/token", endpoint.port), "it may not speak TLS on this port"),
     ] {
         let setup = site.with_tokens("SASL_PLAINTEXT", &endpoint);
         let setup = setup.set("SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI", &url);
