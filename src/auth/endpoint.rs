@@ -300,6 +300,12 @@ fn explain(options: &TokenOptions, error: ureq::Error) -> FetchError {
             };
             FetchError::Slow { url, sec: options.timeout.as_secs_f32(), step: step.to_owned() }
         }
+        ureq::Error::Io(source)
+            if options.endpoint.is_https && source.kind() == io::ErrorKind::UnexpectedEof =>
+        {
+            let what = "it closed the connection: it may not speak TLS on this port".to_owned();
+            FetchError::Tls(TlsError::Failed { host, what })
+        }
         ureq::Error::Io(source) => match io_kind(source) {
             Ok(step) => FetchError::Slow { url, sec: options.timeout.as_secs_f32(), step },
             Err(source) => FetchError::Unreachable { url, source },

@@ -234,6 +234,43 @@ fn each_fault_of_the_endpoint_has_its_own_words() {
 }
 
 #[test]
+fn what_is_wrong_with_the_way_to_the_endpoint_is_told_by_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, other) = (Authority::new(folder.path(), "ca"), Authority::new(folder.path(), "other"));
+    let absent = folder.path().join("absent.pem").to_str().unwrap().to_owned();
+    for (server, ca_file, words) in [
+        (ca.server("127.0.0.1", YEARS, None), other.ca(), "unknown authority: SASL_OAUTHBEARER_CA_FILE"),
+        (
+            ca.server("other.test", YEARS, None),
+            ca.ca(),
+            "is not for the host name 127.0.0.1, but for other.test",
+        ),
+        (ca.server("127.0.0.1", (2001, 2002), None), ca.ca(), "has expired"),
+        (ca.server("127.0.0.1", YEARS, None), &absent, "the file of SASL_OAUTHBEARER_CA_FILE"),
+    ] {
+        let endpoint = TokenEndpoint::start(Answer::Token(600), Some(server));
+        let site = site(rules(Door::Tokens(endpoint.accepted())));
+        let setup = site.with_tokens("SASL_PLAINTEXT", &endpoint).set("SASL_OAUTHBEARER_CA_FILE", ca_file);
+        let said = check(&setup);
+        assert!(said.contains("the token endpoint") && said.contains(words), "{words}: {said}");
+        assert!(endpoint.asked().is_empty(), "the secret goes to nobody whose certificate is not accepted");
+    }
+    let endpoint = TokenEndpoint::start(Answer::Token(600), None);
+    let site = site(rules(Door::Tokens(endpoint.accepted())));
+    for (url, words) in [
+        (format!("http://{}/token", dead_address()), "cannot be reached: Connection refused"),
+        (format!("https://127.0.0.1:{}/token", endpoint.port), "it may not speak TLS on this port"),
+    ] {
+        let setup = site.with_tokens("SASL_PLAINTEXT", &endpoint);
+        let setup = setup.set("SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI", &url);
+        let setup =
+            if url.starts_with("https") { setup.set("SASL_OAUTHBEARER_CA_FILE", ca.ca()) } else { setup };
+        let said = check(&setup);
+        assert!(said.contains(words), "{words}: {said}");
+    }
+}
+
+#[test]
 fn a_slow_endpoint_is_told_and_waited_for() {
     let endpoint = TokenEndpoint::start(Answer::Nothing, None);
     let site = site(rules(Door::Tokens(endpoint.accepted())));
@@ -325,4 +362,44 @@ fn a_renewed_ca_file_counts_at_the_next_connection() {
     std::fs::copy(&ca.ca_file, &file).unwrap();
     link.wait_for_pubacks(&[1]);
     wait::until("the record", || if site.kafka.values("t", 0) == ["x"] { Ok(()) } else { Err("not yet") });
+}
+
+#[test]
+fn large_messages_go_through_tls_and_the_subscriber_reads_them_by_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let ca = Authority::new(folder.path(), "ca");
+    let door = Door::Plain { user: "edge", password: SECRET };
+    let site = site(Rules { tls: Some(ca.server("127.0.0.1", YEARS, None)), ..rules(door) });
+    let secured = [
+        ("KAFKA_CA_FILE", ca.ca()),
+        ("SASL_MECHANISM", "PLAIN"),
+        ("SASL_USERNAME", "edge"),
+        ("SASL_PASSWORD", SECRET),
+    ];
+    let setup = secured.iter().fold(site.setup("SASL_SSL"), |setup, (name, value)| setup.set(name, value));
+    let gateway = setup.start();
+    let link = site.mqtt.session();
+    let payloads: Vec<String> = (0..5_u8).map(|n| char::from(b'a' + n).to_string().repeat(300_000)).collect();
+    for (payload, id) in payloads.iter().zip(1..) {
+        link.publish("a/b", payload, id);
+    }
+    link.wait_for_pubacks(&[1, 2, 3, 4, 5]);
+    assert_eq!(site.kafka.values("t", 0), payloads);
+    gateway.assert_quiet();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_subscriber-kafka"))
+        .env_clear()
+        .current_dir(folder.path())
+        .env("KAFKA_BROKER", format!("127.0.0.1:{}", site.guard.port))
+        .env("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+        .env("TOPIC_LIST", "t")
+        .envs(secured)
+        .args(["--from", "beginning", "--expect", "5", "--idle-sec", "20"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && !said.contains(SECRET), "{said}");
+    let read = String::from_utf8(output.stdout).unwrap();
+    for payload in &payloads {
+        assert!(read.contains(payload), "{said}");
+    }
 }

@@ -155,6 +155,17 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(
+            bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100), version in 0..3_i16,
+        ) {
+            let body = Bytes::from([&1_i32.to_be_bytes()[..], &bytes].concat());
+            let _ = decode_authenticate(version, 1, &body);
+            let _ = decode_handshake(version.min(1), 1, &body);
+        }
+    }
+
     #[test]
     fn a_bare_frame_is_length_and_message() {
         assert_eq!(&bare_frame(b"ab")[..], b"\0\0\0\x02ab");
