@@ -21,14 +21,14 @@
 //!
 //! QoS 2 leaves no doubt. The broker keeps a message until it has our PUBREC, then only releases it (PUBREL) and must not
 //! use the identifier again before it has our PUBCOMP (MQTT-4.3.3-2). So an identifier is remembered until PUBREL, over
-//! connections, and what comes again with DUP=1 and the same fingerprint before that is a repeat, answered by PUBREC:
+//! connections, and what comes again with the same fingerprint before that is a repeat, with DUP or without, answered by PUBREC:
 //!
 //! ```text
 //!            settle           PUBREC handed out          PUBREL, answered by PUBCOMP
 //!  in hand ---------> settled -----------------> recorded --------------------------> forgotten
 //! ```
 //!
-//! DUP=0 is a new message whatever else matches: a broker that lost its memory (restored from an older state)
+//! Of QoS 1, DUP=0 is a new message whatever else matches: a broker that lost its memory (restored from an older state)
 //! gives identifiers away again, and sensors repeat their payloads. The message that had the identifier before
 //! keeps its way to Kafka, but its acknowledgement is void, so that it never acknowledges the new one.
 //!
@@ -177,7 +177,10 @@ impl Redelivery {
             let here = entry.connection == self.connection;
             let same = entry.fingerprint == fingerprint && entry.exactly_once == exactly_once;
             let written = matches!(entry.state, State::Written { .. });
-            if same && dup && (here || !written || self.policy.goes_round()) {
+            // DUP is not asked of QoS 2: until PUBREL the identifier is the message's (MQTT-4.3.3-2), and a Mosquitto that was
+            // restarted sends some without it.
+            let again = dup || exactly_once;
+            if same && again && (here || !written || self.policy.goes_round()) {
                 // The broker retries on one connection: the one PUBACK answers all. A second could acknowledge
                 // the identifier's next message. A PUBREC cannot: it is repeated (MQTT-4.3.3-2).
                 if !here || entry.state == State::Recorded {
