@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::topic::{Early, PartitionAt};
+use super::topic::{Early, PartitionAt, Topic};
 use super::{Action, Producer, SentBefore, Tag};
 use crate::kafka::protocol::TopicName;
 use crate::kafka::record_batch::{Identity, Record, SealedBatch, with_record_ref};
@@ -56,6 +56,12 @@ impl<T: Tag> Producer<T> {
     /// True once after Kafka refused a topic for which there is something: [`Producer::overdue`] may have it.
     pub fn take_held_topic(&mut self) -> bool {
         std::mem::take(&mut self.held_topic)
+    }
+
+    /// True if Kafka is there and refuses the topic, or has not created it yet.
+    pub fn holds_up(&self, topic: &TopicName) -> bool {
+        let topic = self.by_name.get(topic).and_then(|index| self.topics.get(*index));
+        topic.is_some_and(Topic::is_held)
     }
 
     /// The topics with a record that is not stored and came `after` or longer ago, and when to ask again. Where Kafka refuses

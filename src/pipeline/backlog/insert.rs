@@ -136,7 +136,7 @@ impl Backlog {
             route.mode = route.mode.after(Event::Overdue);
             route.since = now;
             route.progressed = false;
-            self.tell_start(topic, now);
+            self.tell_start(topic, producer.holds_up(topic), now);
         }
         if let Some(route) = self.routes.get_mut(topic) {
             route.copy = true;

@@ -415,12 +415,17 @@ impl Backlog {
         }
     }
 
-    fn tell_start(&mut self, topic: &TopicName, now: Instant) {
+    /// What Kafka refuses is told where it is refused, and a topic that is being created is nothing unexpected.
+    fn tell_start(&mut self, topic: &TopicName, held_up: bool, now: Instant) {
         if self.episode.is_none() {
-            log::warn!(
-                "Kafka does not take records for topic {topic} (SPOOL_AFTER_MS {}): messages of such topics go to the spool",
-                self.options.after.as_millis()
-            );
+            if held_up {
+                info!("Kafka does not take topic {topic} yet: messages of such topics go to the spool");
+            } else {
+                log::warn!(
+                    "Kafka has not acknowledged records for topic {topic} for {} ms: messages of such topics go to the spool",
+                    self.options.after.as_millis()
+                );
+            }
             self.episode = Some((now, self.counters.spooled.load(Relaxed)));
         }
     }
