@@ -104,10 +104,6 @@ fn a_secured_site_lets_in_whom_it_should() {
     let (good, errors) = logs_in("MUTUAL", &["security.protocol=ssl", &certificate, &key]);
     assert!(good, "{errors}");
     assert!(!logs_in("MUTUAL", &["security.protocol=ssl"]).0, "without a certificate");
-    for listener in ["EXPIRED", "STRANGER"] {
-        let (good, errors) = logs_in(listener, &["security.protocol=ssl"]);
-        assert!(!good && errors.contains("certificate verify failed"), "{listener}: {errors}");
-    }
     assert!(site.keycloak.token(CLIENT, SECRET).is_ok());
     assert!(site.keycloak.token(CLIENT, "wrong").is_err());
 }

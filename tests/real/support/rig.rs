@@ -48,15 +48,16 @@ pub struct Settled {
 impl Rig {
     /// Everything started, and a load of so many seconds begun from 50 devices.
     pub fn start(name: &str, version: Version, config: &str, load: Duration) -> Rig {
-        let mut rig = Rig::prepare(name, version, config);
+        // Mosquitto with its default queue: what it would drop is a loss, and tidegate is to prevent it.
+        let mut rig = Rig::prepare(name, version, config, "");
         rig.load_begins(load);
         rig
     }
 
-    /// Everything started but the load.
-    pub fn prepare(name: &str, version: Version, config: &str) -> Rig {
+    /// Everything started but the load; `queue` is for mosquitto.conf.
+    pub fn prepare(name: &str, version: Version, config: &str, queue: &str) -> Rig {
         let stage = Stage::new(name);
-        let mosquitto = Mosquitto::start(&stage.dir, "");
+        let mosquitto = Mosquitto::start(&stage.dir, queue);
         let kafka = Cluster::start_version(version, &stage.dir, 1, config);
         kafka.create(&stage.unique("t"), &kafka.topic());
         let spool = SpoolDir::new(&stage);

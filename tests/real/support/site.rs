@@ -39,6 +39,7 @@ impl Site {
             Listener::passwords("PASSWORDS", Some(&server)),
             Listener::passwords("CLEAR", None),
             Listener::mutual_tls("MUTUAL", &server, &authority.file),
+            // Of secured_faults.rs alone, which mends them.
             Listener::tls("STRANGER", &stranger),
             Listener::tls("EXPIRED", &expired),
         ];
