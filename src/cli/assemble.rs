@@ -181,6 +181,7 @@ fn backlog_options(config: &Config, spool: &dyn Store) -> BacklogOptions {
         restore_per_sec: Some(config.spool.restore_per_sec).filter(|rate| *rate > 0),
         mark_replayed: config.kafka.headers.replayed,
         in_memory: config.spool.directory.is_none(),
+        segment_bytes: config.spool.segment_bytes as usize,
         found: spool.routes().into_iter().map(|(topic, _)| topic.into()).collect(),
     }
 }

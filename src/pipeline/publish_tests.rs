@@ -27,6 +27,7 @@ fn backlog_options() -> BacklogOptions {
         restore_per_sec: None,
         mark_replayed: true,
         in_memory: true,
+        segment_bytes: 8 << 20,
         found: Vec::new(),
     }
 }

@@ -274,7 +274,8 @@ impl Backlog {
         match result {
             Ok(ids) => {
                 self.append_at = None;
-                self.append_bytes = self.append_bytes.saturating_mul(2).clamp(CHUNK_BYTES, APPEND_BYTES);
+                let most = APPEND_BYTES.min(self.options.segment_bytes);
+                self.append_bytes = self.append_bytes.saturating_mul(2).min(most);
                 // What comes while an append lasts does not wait for acknowledgements.
                 self.settled_at = self.first_insert.is_none().then_some(now);
                 self.window_limited &= self.settled_at.is_some();

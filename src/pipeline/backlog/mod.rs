@@ -57,6 +57,9 @@ pub struct BacklogOptions {
     pub mark_replayed: bool,
     /// The spool is in memory: the end of the process is the end of it.
     pub in_memory: bool,
+    /// Size of a segment (SPOOL_SEGMENT_BYTES). An append larger than that would make one that is larger, and drop-oldest gives up
+    /// whole segments.
+    pub segment_bytes: usize,
     /// Routes that have a backlog at the start.
     pub found: Vec<TopicName>,
 }
@@ -252,7 +255,7 @@ impl Backlog {
             pending: None,
             append_took: Duration::ZERO,
             append_at: None,
-            append_bytes: insert::APPEND_BYTES,
+            append_bytes: insert::APPEND_BYTES.min(options.segment_bytes),
             first_insert: None,
             last_insert: now,
             insert_bytes: 0,

@@ -55,6 +55,7 @@ impl World {
             restore_per_sec: None,
             mark_replayed: false,
             in_memory: false,
+            segment_bytes: 8 << 20,
             found: Vec::new(),
         };
         let producer_options = ProducerOptions {
