@@ -275,7 +275,7 @@ impl Backlog {
             Ok(ids) => {
                 self.append_at = None;
                 let most = APPEND_BYTES.min(self.options.segment_bytes);
-                self.append_bytes = self.append_bytes.saturating_mul(2).min(most);
+                self.append_bytes = self.append_bytes.saturating_mul(2).clamp(CHUNK_BYTES.min(most), most);
                 // What comes while an append lasts does not wait for acknowledgements.
                 self.settled_at = self.first_insert.is_none().then_some(now);
                 self.window_limited &= self.settled_at.is_some();
