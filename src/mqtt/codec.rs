@@ -4,7 +4,7 @@
 //! bits, packet identifier 0, topic names that are none, packets a server may not send, the size limit before
 //! anything is allocated, and PUBLISH packets above that limit, which are read past without being kept.
 //!
-//! [`Packet`] and the `write_*` methods carry nothing that belongs to one protocol version: [`v311`] and [`v5`] are what
+//! [`Packet`] and the `write_*` methods carry nothing that belongs to one protocol version: `v311` and `v5` are what
 //! differs, so that MQTT 5 is a second codec and not a second session. This module knows no session: whether a packet may
 //! come *now* is decided by [`super::session`].
 //!

@@ -1,6 +1,6 @@
 //! The socket: name resolution, connecting with limits, TLS, non-blocking reads and writes, waiting.
 //!
-//! It knows no MQTT. TLS lies between the socket and the buffers ([`tls_stream`]): one thread owns both directions, so its state
+//! It knows no MQTT. TLS lies between the socket and the buffers (`tls_stream`): one thread owns both directions, so its state
 //! needs no lock (docs/decisions/0003). Reading and writing never block; resolving and connecting do, so they are done on a thread
 //! of their own that can be abandoned ([`connect`] takes at most [`CONNECT_TIMEOUT`] for each address; only
 //! resolving has no limit that this process could set).

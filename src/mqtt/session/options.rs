@@ -25,7 +25,7 @@ pub struct SessionOptions {
     pub session_expiry_sec: u32,
     /// Filters as subscribed (with `$share/group/`), and the QoS asked for.
     pub filters: Vec<(String, Qos)>,
-    /// Larger PUBLISH packets come out as [`Body::Oversized`].
+    /// Larger PUBLISH packets come out as `Body::Oversized`.
     pub max_packet_bytes: u32,
     /// Messages of QoS 1 and 2 that may be without PUBACK or PUBREC on a connection.
     pub in_flight_messages_max: usize,
