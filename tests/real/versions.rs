@@ -78,6 +78,12 @@ fn goes_through(version: Version) {
     rig.account(&settled, &what);
 }
 
+/// Without DescribeProducers (docs/guarantees.md says what is weaker): the partition itself is read back.
+#[test]
+fn kafka_0_11() {
+    goes_through(Version::V0_11);
+}
+
 #[test]
 fn kafka_2_8() {
     goes_through(Version::V2_8);

@@ -2,18 +2,12 @@
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use tidegate::clients::payload::Payload;
 use tidegate::clients::verify::{Summary, Verifier};
 
 use super::process::installed;
-use super::{reaper, until};
 
 /// Fields are parted by 0x1f, which no test message holds.
 const FORMAT: &str = "%p\\x1f%o\\x1f%T\\x1f%k\\x1f%h\\x1f%s\\n";
@@ -30,7 +24,7 @@ pub struct Record {
 }
 
 impl Record {
-    fn parse(line: &str) -> Option<Record> {
+    pub fn parse(line: &str) -> Option<Record> {
         let mut fields = line.splitn(6, '\u{1f}');
         Some(Record {
             partition: fields.next()?.parse().ok()?,
@@ -83,7 +77,7 @@ impl Verdict {
 }
 
 #[derive(Default)]
-struct Books {
+pub struct Books {
     verifier: Verifier,
     partitions: HashMap<String, i32>,
     wrong_key: u64,
@@ -92,7 +86,12 @@ struct Books {
 }
 
 impl Books {
-    fn enter(&mut self, record: &Record, now_ns: Option<u64>) {
+    /// Different messages so far.
+    pub fn distinct(&self) -> u64 {
+        self.verifier.distinct()
+    }
+
+    pub fn enter(&mut self, record: &Record, now_ns: Option<u64>) {
         self.verifier.enter(record.partition, record.value.as_bytes(), now_ns);
         let device = Payload::decode(record.value.as_bytes()).map(|payload| payload.device.into_owned());
         self.wrong_key += u64::from(device.is_some_and(|device| device != record.key));
@@ -101,72 +100,18 @@ impl Books {
         self.replayed += u64::from(record.is_replayed());
     }
 
-    fn verdict(&self, sent: u64) -> Verdict {
+    pub fn verdict(&self, sent: u64) -> Verdict {
         let summary = self.verifier.summary(Some(sent));
         Verdict { summary, wrong_key: self.wrong_key, split_keys: self.split_keys, replayed: self.replayed }
     }
 }
 
-fn kcat(bootstrap: &str, topic: &str) -> Command {
+pub fn kcat(bootstrap: &str, topic: &str) -> Command {
     let mut command = installed("kcat");
     command.args(["-C", "-q", "-b", bootstrap, "-t", topic, "-o", "beginning", "-f", FORMAT]);
     // It must not itself be what a returned broker is waited for by: 10 s is its default.
     command.args(["-X", "check.crcs=true", "-X", "reconnect.backoff.max.ms=500"]);
     command
-}
-
-/// Reads a topic from its beginning as it grows.
-pub struct Follower {
-    child: Child,
-    books: Arc<Mutex<Books>>,
-}
-
-impl Follower {
-    pub fn start(dir: &Path, bootstrap: &str, topic: &str) -> Follower {
-        let errors =
-            std::fs::File::options().create(true).append(true).open(dir.join("kcat.log")).expect("log file");
-        let mut command = kcat(bootstrap, topic);
-        // -E: an outage of the brokers is part of the test, not the end of the consumer.
-        command.args(["-u", "-E"]).stdout(Stdio::piped()).stderr(errors).process_group(0);
-        let mut child = command.spawn().expect("kcat starts");
-        reaper::watch(child.id());
-        let books = Arc::new(Mutex::new(Books::default()));
-        let (output, kept) = (child.stdout.take().expect("stdout is piped"), Arc::clone(&books));
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines() {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let Some(record) = line.ok().as_deref().and_then(Record::parse) else { continue };
-                let mut books = kept.lock().unwrap_or_else(PoisonError::into_inner);
-                books.enter(&record, u64::try_from(now.as_nanos()).ok());
-            }
-        });
-        Follower { child, books }
-    }
-
-    /// Different messages seen so far.
-    pub fn distinct(&self) -> u64 {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner).verifier.distinct()
-    }
-
-    /// What it has read so far, judged.
-    pub fn verdict(&self, sent: u64) -> Verdict {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner).verdict(sent)
-    }
-
-    /// Waits until this many different messages have arrived.
-    pub fn wait_distinct(&self, count: u64, limit: Duration) {
-        until(&format!("{count} different messages in Kafka"), limit, || {
-            if self.distinct() >= count { Ok(()) } else { Err(format!("{:?}", self.verdict(count))) }
-        });
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        reaper::forget(self.child.id());
-    }
 }
 
 /// Reads a topic from beginning to end with a fresh consumer: the last word of a test.

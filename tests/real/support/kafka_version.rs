@@ -9,7 +9,6 @@ use super::process::installed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// The first with record batches v2 and idempotent producers, so the first that tidegate speaks to.
-    #[allow(dead_code, reason = "its run of the matrix failed once and is out until that is understood")]
     V0_11,
     /// Its metadata is in ZooKeeper. The first with DescribeProducers (API 61) is 2.8.0.
     V2_8,

@@ -9,6 +9,7 @@
 pub mod certs;
 pub mod consumer;
 pub mod flow;
+pub mod follower;
 pub mod forward;
 pub mod gateway;
 pub mod kafka;
@@ -28,7 +29,8 @@ pub mod stage;
 pub mod wait;
 pub mod zookeeper;
 
-pub use consumer::{Follower, Record, Verdict, read_all};
+pub use consumer::{Record, Verdict, read_all};
+pub use follower::Follower;
 pub use gateway::Gateway;
 pub use kafka::{Cluster, TopicSpec};
 pub use kafka_version::Version;

@@ -8,7 +8,7 @@ use super::flow::{ARRIVE, Flow};
 use super::publisher::Load;
 use super::spool::Peaks;
 use super::stage::{seconds, size};
-use super::{Cluster, Follower, Gateway, Mosquitto, Publisher, SpoolDir, Stage, Version, until};
+use super::{Cluster, Gateway, Mosquitto, Publisher, SpoolDir, Stage, Version, until};
 
 /// Messages per second.
 pub const RATE: u64 = 1_000;
@@ -113,24 +113,15 @@ impl Rig {
     /// Stopped in order and started at once. The start takes seconds; what comes meanwhile is in the spool.
     pub fn kafka_restarts(&mut self) {
         self.kafka_is_stopped();
-        self.kafka_starts();
+        self.kafka.up_again();
     }
 
     pub fn kafka_comes_back(&mut self) {
         self.peaks.look(&mut self.flow.gateway, &self.spool);
         let waiting = self.spool.waiting();
         assert!(waiting > 0, "Kafka was away and nothing is in the spool\n{}", self.flow.gateway.log_text());
-        self.kafka_starts();
-        self.back = Some((Instant::now(), waiting));
-    }
-
-    /// kcat gives up what a broker does not know in its first moment, which happens with 0.11: then another reads from the beginning.
-    fn kafka_starts(&mut self) {
         self.kafka.up_again();
-        if self.kafka.version == Version::V0_11 {
-            self.kafka.wait_in_sync(&self.flow.topic, 1);
-            self.flow.follower = Follower::start(&self.stage.dir, &self.flow.bootstrap, &self.flow.topic);
-        }
+        self.back = Some((Instant::now(), waiting));
     }
 
     /// kill -9, and started again on its session and its spool.
