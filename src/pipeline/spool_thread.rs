@@ -67,6 +67,23 @@ pub struct FrameToKeep {
     pub unreleased: Vec<Unreleased>,
 }
 
+impl FrameToKeep {
+    /// As the store takes it.
+    pub fn as_new(&self) -> NewFrame<'_> {
+        NewFrame {
+            topic: &self.topic,
+            partition: self.sent.map(|(partition, _)| partition),
+            identity: self.sent.map(|(_, identity)| identity),
+            records: self.records,
+            messages: self.messages,
+            oldest_ms: self.oldest_ms,
+            newest_ms: self.newest_ms,
+            body: &self.body,
+            unreleased: &self.unreleased,
+        }
+    }
+}
+
 /// Which frames are wanted.
 #[derive(Debug, Clone)]
 pub struct ReadFrames {
@@ -324,7 +341,7 @@ impl SpoolThread {
         if let Err(error) = self.working() {
             return (Err(error), Vec::new());
         }
-        let new: Vec<NewFrame<'_>> = frames.iter().map(new_frame).collect();
+        let new: Vec<NewFrame<'_>> = frames.iter().map(FrameToKeep::as_new).collect();
         let from = clock::now();
         let appended = self.store.append(&new);
         self.tell_slow(from.elapsed());
@@ -463,20 +480,6 @@ impl SpoolThread {
                 "{topic}: {records} records of {messages} messages in {frames} damaged frames of the spool are lost"
             );
         }
-    }
-}
-
-fn new_frame(frame: &FrameToKeep) -> NewFrame<'_> {
-    NewFrame {
-        topic: &frame.topic,
-        partition: frame.sent.map(|(partition, _)| partition),
-        identity: frame.sent.map(|(_, identity)| identity),
-        records: frame.records,
-        messages: frame.messages,
-        oldest_ms: frame.oldest_ms,
-        newest_ms: frame.newest_ms,
-        body: &frame.body,
-        unreleased: &frame.unreleased,
     }
 }
 

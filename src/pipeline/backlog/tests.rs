@@ -16,7 +16,7 @@ use crate::kafka::protocol::{
 };
 use crate::kafka::record_batch::RecordRef;
 use crate::message::{AckToken, Settled};
-use crate::pipeline::spool_thread::{FramesRead, GivenUp, SpoolReply, SpoolRequest};
+use crate::pipeline::spool_thread::{FrameToKeep, FramesRead, GivenUp, SpoolReply, SpoolRequest};
 use crate::pipeline::waiting::Waiting;
 use crate::spool::{MemorySpool, NewFrame, Options, Store};
 
@@ -144,18 +144,7 @@ impl World {
         match request {
             SpoolRequest::Append(frames) => {
                 self.disk_free_at += self.write;
-                let new = frames.iter().map(|frame| NewFrame {
-                    topic: &frame.topic,
-                    partition: frame.sent.map(|(partition, _)| partition),
-                    identity: frame.sent.map(|(_, identity)| identity),
-                    records: frame.records,
-                    messages: frame.messages,
-                    oldest_ms: frame.oldest_ms,
-                    newest_ms: frame.newest_ms,
-                    body: &frame.body,
-                    unreleased: &frame.unreleased,
-                });
-                let new: Vec<NewFrame<'_>> = new.collect();
+                let new: Vec<NewFrame<'_>> = frames.iter().map(FrameToKeep::as_new).collect();
                 let ids = self.store.append(&new).unwrap().ids;
                 SpoolReply::Appended { result: Ok(ids), given_up: GivenUp::default() }
             }
