@@ -10,9 +10,11 @@ use std::error::Error;
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tidegate::fs::StdFs;
-use tidegate::spool::{DiskSpool, FrameId, NewFrame, Options, Store};
+use tidegate::spool::{DiskSpool, FrameId, NewFrame, Options, SpoolError, Store};
+use tidegate::thread::pause;
 
 const TOPICS: [&str; 3] = ["alpha", "beta", "gamma"];
 
@@ -29,7 +31,14 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn open(directory: &str, segment_bytes: u32) -> Result<DiskSpool, Box<dyn Error>> {
     let options = Options { segment_bytes, free_bytes_min: 0, ..Options::default() };
-    let (spool, report) = DiskSpool::open(Arc::new(StdFs), Path::new(directory), options)?;
+    // A process that was started a moment ago by whoever had the spool before holds the lock until it runs its own program.
+    let until = Instant::now() + Duration::from_secs(10);
+    let (spool, report) = loop {
+        match DiskSpool::open(Arc::new(StdFs), Path::new(directory), options) {
+            Err(SpoolError::Locked(_)) if Instant::now() < until => pause(Duration::from_millis(5)),
+            opened => break opened?,
+        }
+    };
     for line in report.lines() {
         println!("# {line}");
     }
