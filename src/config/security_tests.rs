@@ -75,6 +75,15 @@ fn each_protocol_and_mechanism_is_understood() {
 }
 
 #[test]
+fn the_named_protocol_overrides_what_the_seed_knows() {
+    let config = valid(&[("SASL_SSL", "true"), ("KAFKA_SECURITY_PROTOCOL", "SSL")]);
+    let security = &config.kafka.security;
+    assert!(security.protocol == SecurityProtocol::Ssl && security.sasl.is_none());
+    let told = "SASL_SSL=true has no effect: KAFKA_SECURITY_PROTOCOL is SSL, and counts";
+    assert!(config.warnings.iter().any(|warning| warning == told), "{:?}", config.warnings);
+}
+
+#[test]
 fn what_is_missing_or_has_no_effect_is_told_by_name() {
     let sasl = ("KAFKA_SECURITY_PROTOCOL", "SASL_SSL");
     for (settings, name, what) in [
@@ -82,11 +91,6 @@ fn what_is_missing_or_has_no_effect_is_told_by_name() {
             vec![("KAFKA_SECURITY_PROTOCOL", "TLS")],
             "KAFKA_SECURITY_PROTOCOL",
             "expected one of PLAINTEXT, SSL",
-        ),
-        (
-            vec![("SASL_SSL", "true"), ("KAFKA_SECURITY_PROTOCOL", "SSL")],
-            "KAFKA_SECURITY_PROTOCOL",
-            "SASL_SSL is true",
         ),
         (vec![("SASL_SSL", "perhaps")], "SASL_SSL", "expected one of"),
         (vec![sasl, ("SASL_MECHANISM", "GSSAPI")], "SASL_MECHANISM", "Kerberos is not supported"),

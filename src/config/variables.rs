@@ -245,7 +245,7 @@ pub const VARIABLES: &[Variable] = &[
         Kafka,
         "SASL_SSL",
         Value("false"),
-        "true: TLS and SASL (SASL_SSL), by default with OAUTHBEARER. false: as KAFKA_SECURITY_PROTOCOL says.",
+        "true: TLS and SASL (SASL_SSL), by default with OAUTHBEARER. KAFKA_SECURITY_PROTOCOL overrides it.",
     ),
     here(
         Kafka,

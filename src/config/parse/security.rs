@@ -46,12 +46,13 @@ impl Reader<'_> {
             SecurityProtocol::Plaintext
         };
         if by_seed? && protocol != SecurityProtocol::SaslSsl {
-            let expected = "SASL_SSL is true: expected SASL_SSL, or SASL_SSL=false beside it";
-            self.problem("KAFKA_SECURITY_PROTOCOL", expected);
-            return None;
+            let word = protocol.word();
+            self.warnings
+                .push(format!("SASL_SSL=true has no effect: KAFKA_SECURITY_PROTOCOL is {word}, and counts"));
         }
         if protocol.has_tls() && !tls::IS_BUILT_IN {
-            let name = if by_seed? { "SASL_SSL" } else { "KAFKA_SECURITY_PROTOCOL" };
+            let is_named = self.given("KAFKA_SECURITY_PROTOCOL").is_some();
+            let name = if is_named { "KAFKA_SECURITY_PROTOCOL" } else { "SASL_SSL" };
             self.problem(name, TlsError::NotBuiltIn.to_string());
         }
         Some(protocol)
