@@ -18,6 +18,7 @@ use tidegate::kafka::client::{Client, ClientError, ClientOptions, FetchPosition}
 use tidegate::kafka::connection::{ConnectionOptions, Security};
 use tidegate::kafka::protocol::OffsetAt;
 use tidegate::kafka::record_batch::Record;
+use tidegate::observe::log::one_line;
 use tidegate::thread;
 use tidegate::{clock, config};
 
@@ -212,8 +213,11 @@ fn read(
 
 /// As the gateway's: KAFKA_SECURITY_PROTOCOL and what belongs to it.
 fn security() -> Result<Security, String> {
-    let variables = config::gather(None).map_err(|error| error.to_string())?;
-    let security = config::kafka_security(&variables).map_err(|error| error.to_string())?;
+    let (variables, of_files) = config::gather(None).map_err(|error| error.to_string())?;
+    let (security, of_values) = config::kafka_security(&variables).map_err(|error| error.to_string())?;
+    for warning in of_files.iter().chain(&of_values) {
+        eprintln!("subscriber-kafka: warning: {}", one_line(warning));
+    }
     assemble::security(&security).map_err(|error| format!("the token thread: {error}"))
 }
 
