@@ -26,6 +26,7 @@
 
 mod authentication;
 mod handshake;
+mod life;
 mod socket;
 mod stream;
 
