@@ -67,8 +67,10 @@ fn options() -> TokenOptions {
     }
 }
 
+type Answer = Box<dyn FnOnce(&Shared) -> Result<Fetched, FetchError>>;
+
 /// Runs the thread's work here with these answers, one after the other; ends it behind the last.
-fn run_with(answers: Vec<Box<dyn FnOnce(&Shared) -> Result<Fetched, FetchError>>>) -> Shared {
+fn run_with(answers: Vec<Answer>) -> Shared {
     let shared = Shared::default();
     let mut answers = answers.into_iter();
     let mut left = answers.len();
