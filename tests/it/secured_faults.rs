@@ -1,6 +1,7 @@
 //! Secured clusters that misbehave: clocks that differ, refusals in the middle of a session, brokers that stop, endpoints that
 //! are silent. What is told of it, and that it is outlived.
 
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use crate::secured::{SECRET, Site, YEARS, check, passes, rules, site};
 use crate::support::certificates::Authority;
 use crate::support::guard::{Door, Rules};
 use crate::support::token_endpoint::{Answer, TokenEndpoint};
+use crate::support::wait;
 
 /// Publishes one message after the other for a time, each acknowledged before the next. Gives what was sent.
 fn publish_for(span: Duration, site: &Site) -> Vec<String> {
@@ -89,6 +91,39 @@ fn a_refusal_in_the_middle_of_a_session_is_told() {
         .filter(|line| line.contains("no answer to the repeated"))
         .collect();
     assert!(lost.is_empty(), "{lost:#?}");
+}
+
+#[test]
+fn the_subscriber_does_not_hammer_a_broker_that_refuses_its_password() {
+    let site = site(rules(Door::Plain { user: "edge", password: SECRET }));
+    let mut subscriber = Command::new(env!("CARGO_BIN_EXE_subscriber-kafka"))
+        .env_clear()
+        .current_dir(site.setup("SASL_PLAINTEXT").folder())
+        .envs([
+            ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+            ("SASL_MECHANISM", "PLAIN"),
+            ("TOPIC_LIST", "t"),
+        ])
+        .envs([("SASL_USERNAME", "edge"), ("SASL_PASSWORD", "wrong-one")])
+        .env("KAFKA_BROKER", format!("127.0.0.1:{}", site.guard.port))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait::until("the refusal", || if site.guard.seen().refused > 0 { Ok(()) } else { Err("none yet") });
+    wait::holds(wait::WATCH * 2, "no other try", || {
+        let refused = site.guard.seen().refused;
+        if refused == 1 { Ok(()) } else { Err(refused) }
+    });
+    subscriber.kill().unwrap();
+    let said = String::from_utf8(subscriber.wait_with_output().unwrap().stderr).unwrap();
+    assert!(
+        said.contains("warning: KAFKA_SECURITY_PROTOCOL is SASL_PLAINTEXT: the password travels"),
+        "{said}"
+    );
+    assert!(
+        said.contains("PLAIN authentication is refused by the broker") && !said.contains("wrong-one"),
+        "{said}"
+    );
 }
 
 #[test]
