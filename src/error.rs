@@ -14,9 +14,21 @@ pub fn chain(error: &dyn Error) -> String {
     text
 }
 
+/// What an error says, without its numbers: two texts that differ only in seconds or ports tell the same. For deciding whether
+/// something was told before.
+pub fn kind(text: &str) -> String {
+    text.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_make_no_other_kind() {
+        assert_eq!(kind("expired 9 s ago"), kind("expired 10 s ago"));
+        assert_ne!(kind("expired 9 s ago"), kind("refused 9 s ago"));
+    }
 
     #[derive(Debug, thiserror::Error)]
     #[error("outer")]

@@ -34,6 +34,14 @@ where
     })
 }
 
+/// Does a piece of work on the calling thread, which outlives its panic: for one that must go on for as long as the process does.
+///
+/// # Errors
+/// The panic's text.
+pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| panic_text(panic.as_ref()))
+}
+
 /// Lets the calling thread sleep: for those that have nothing else to wait for, the client programs and the start.
 pub fn pause(length: std::time::Duration) {
     std::thread::sleep(length);

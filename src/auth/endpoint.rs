@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::io::{self, Read};
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use base64::Engine;
@@ -59,8 +60,16 @@ impl Endpoint {
                         SASL_OAUTHBEARER_CLIENT_SECRET");
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        if host.is_empty() || authority.as_str().ends_with(':') {
+        if host.is_empty() {
             return Err(expected);
+        }
+        // The HTTP client takes a port that is none for the default, and would send the secret there.
+        let behind = authority.as_str().strip_prefix(authority.host()).ok_or(expected)?;
+        let port = behind.strip_prefix(':');
+        let is_port =
+            |text: &str| text.bytes().all(|b| b.is_ascii_digit()) && text.parse::<NonZeroU16>().is_ok();
+        if port.is_none() && !behind.is_empty() || port.is_some_and(|port| !is_port(port)) {
+            return Err("expected a port from 1 to 65535 behind the host's colon");
         }
         Ok(Endpoint { url: text.to_owned(), host, is_https })
     }
@@ -121,9 +130,43 @@ pub enum FetchError {
         /// What was waited for.
         step: String,
     },
-    /// 400 or 401: it does not take who we are.
+    /// 401, or 400 with an error that says so: it does not take who we are.
     #[error("the token endpoint refuses client id or secret: {status}{said}")]
     Refused {
+        /// The status.
+        status: u16,
+        /// Its own words.
+        said: String,
+    },
+    /// 400 with `invalid_scope`.
+    #[error("the token endpoint does not grant the scope ({scope}): {status}{said}")]
+    Scope {
+        /// Which.
+        scope: String,
+        /// The status.
+        status: u16,
+        /// Its own words.
+        said: String,
+    },
+    /// 400 with another error: it does not take the request, whoever asks.
+    #[error("the token endpoint does not take the request for a token: {status}{said}")]
+    Request {
+        /// The status.
+        status: u16,
+        /// Its own words.
+        said: String,
+    },
+    /// 403: it knows us, and gives us none.
+    #[error("the token endpoint forbids this client to have a token: {status}{said}")]
+    Forbidden {
+        /// The status.
+        status: u16,
+        /// Its own words.
+        said: String,
+    },
+    /// 429: it is asked too often, by this client or by all of them.
+    #[error("the token endpoint is asked too often: {status}{said}")]
+    TooOften {
         /// The status.
         status: u16,
         /// Its own words.
@@ -167,6 +210,12 @@ pub enum FetchError {
         /// By which clock.
         by: &'static str,
     },
+    /// A panic while it was asked: a defect.
+    #[error("asking the token endpoint failed by a defect of tidegate: {what}")]
+    Defect {
+        /// The panic's text.
+        what: String,
+    },
     /// Anything else of the HTTP client.
     #[error("the token endpoint {url} cannot be asked: {what}")]
     Http {
@@ -203,12 +252,7 @@ pub fn fetch(options: &TokenOptions, now_sec: i64) -> Result<Fetched, FetchError
         return Err(FetchError::Nonsense { what: format!("it is larger than {RESPONSE_BYTES_MAX} bytes") });
     }
     if status != 200 {
-        let said = said(&text, options);
-        return Err(match status {
-            400 | 401 => FetchError::Refused { status, said },
-            500..=599 => FetchError::Broken { status, said },
-            _ => FetchError::Status { status, said },
-        });
+        return Err(unsuccessful(status, &text, options));
     }
     read_token(&text, date, now_sec)
 }
@@ -322,6 +366,29 @@ fn io_kind(error: io::Error) -> Result<String, io::Error> {
     match error.kind() {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Ok("its response".to_owned()),
         _ => Err(error),
+    }
+}
+
+/// What a status other than 200 means (RFC 6749 section 5.2).
+fn unsuccessful(status: u16, body: &[u8], options: &TokenOptions) -> FetchError {
+    let said = said(body, options);
+    let json = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    match (status, json.get("error").and_then(|error| error.as_str())) {
+        (400, Some("invalid_scope")) => {
+            let scope = match &options.scope {
+                Some(_) => "SASL_OAUTHBEARER_SCOPE",
+                None => "its default, as SASL_OAUTHBEARER_SCOPE is not set",
+            };
+            FetchError::Scope { scope: scope.to_owned(), status, said }
+        }
+        (400, None | Some("invalid_client" | "unauthorized_client" | "invalid_grant")) | (401, _) => {
+            FetchError::Refused { status, said }
+        }
+        (400, Some(_)) => FetchError::Request { status, said },
+        (403, _) => FetchError::Forbidden { status, said },
+        (429, _) => FetchError::TooOften { status, said },
+        (500..=599, _) => FetchError::Broken { status, said },
+        _ => FetchError::Status { status, said },
     }
 }
 

@@ -20,6 +20,52 @@ fn urls_are_parsed() {
 }
 
 #[test]
+fn a_port_that_is_none_is_refused_and_not_taken_for_the_default() {
+    for wrong in
+        ["kc:84430", "kc:8443x", "kc:0", "kc:+80", "kc:", "[::1]:99999", "[::1]x", "[::1]:", "[::1]:8443x"]
+    {
+        assert!(Endpoint::parse(&format!("https://{wrong}/t")).is_err(), "{wrong}");
+    }
+    for right in ["kc", "kc:8443", "kc:65535", "[::1]", "[::1]:8443", "10.0.0.1:1"] {
+        assert!(Endpoint::parse(&format!("https://{right}/t")).is_ok(), "{right}");
+    }
+}
+
+#[test]
+fn each_status_has_its_own_words() {
+    let mut options = TokenOptions {
+        endpoint: Endpoint::parse("https://h/t").unwrap(),
+        client_id: "edge".to_owned(),
+        client_secret: Secret::new("hunter2"),
+        scope: Some("kafka".to_owned()),
+        ca_file: None,
+        client_auth: ClientAuth::Post,
+        timeout: Duration::from_secs(1),
+    };
+    let said = |status: u16, error: &str, options: &TokenOptions| {
+        let body = format!("{{\"error\":\"{error}\"}}");
+        unsuccessful(status, body.as_bytes(), options).to_string()
+    };
+    for (status, error, words) in [
+        (400, "invalid_client", "refuses client id or secret: 400 invalid_client"),
+        (400, "unauthorized_client", "refuses client id or secret: 400 unauthorized_client"),
+        (401, "anything", "refuses client id or secret: 401 anything"),
+        (400, "invalid_scope", "does not grant the scope (SASL_OAUTHBEARER_SCOPE): 400 invalid_scope"),
+        (400, "unsupported_grant_type", "does not take the request for a token: 400 unsupported_grant_type"),
+        (403, "access_denied", "forbids this client to have a token: 403 access_denied"),
+        (429, "slow_down", "is asked too often: 429 slow_down"),
+        (503, "x", "has a fault of its own: 503 x"),
+        (404, "x", "is SASL_OAUTHBEARER_TOKEN_ENDPOINT_URI right?"),
+    ] {
+        let told = said(status, error, &options);
+        assert!(told.contains(words), "{told}");
+    }
+    options.scope = None;
+    assert!(said(400, "invalid_scope", &options).contains("SASL_OAUTHBEARER_SCOPE is not set"));
+    assert!(unsuccessful(400, b"no JSON", &options).to_string().contains("refuses client id or secret: 400"));
+}
+
+#[test]
 fn forms_are_encoded() {
     assert_eq!(form("a b&c=d+e%/é*-._"), "a+b%26c%3Dd%2Be%25%2F%C3%A9*-._");
 }

@@ -59,6 +59,9 @@ pub struct TokenOptions {
     pub timeout: Duration,
 }
 
+/// See [`TokenSource::patience`].
+const MOMENT: Duration = Duration::from_secs(2);
+
 /// A token.
 #[derive(Debug, Clone)]
 pub struct Token {
@@ -88,6 +91,8 @@ impl Token {
 #[derive(Clone)]
 pub struct TokenSource {
     shared: Arc<Shared>,
+    /// How long the first token is waited for: one request, and a moment more, so that its failure is heard of.
+    patience: Duration,
     /// Held only to be dropped: its end is what ends the token thread.
     _owners: Arc<Owners>,
 }
@@ -109,8 +114,10 @@ struct State {
     token: Option<Token>,
     /// Why there is no (new) token: what the last try said. None before the first has ended.
     failure: Option<String>,
-    /// The number of a token that a broker has refused.
+    /// The number of a token that is to be replaced: a broker has refused it.
     refused: Option<u64>,
+    /// How far this machine's clock is ahead of the endpoint's, seconds, where it matters.
+    clock_ahead_sec: Option<i64>,
     over: bool,
 }
 
@@ -132,8 +139,8 @@ impl Drop for Owners {
 }
 
 impl TokenSource {
-    fn over(shared: Arc<Shared>) -> TokenSource {
-        TokenSource { _owners: Arc::new(Owners(Arc::clone(&shared))), shared }
+    fn over(shared: Arc<Shared>, patience: Duration) -> TokenSource {
+        TokenSource { _owners: Arc::new(Owners(Arc::clone(&shared))), shared, patience }
     }
 
     /// Starts the token thread and returns at once.
@@ -142,8 +149,9 @@ impl TokenSource {
     /// The operating system refuses a thread.
     pub fn start(options: TokenOptions) -> io::Result<TokenSource> {
         let shared = Arc::new(Shared::default());
+        let patience = options.timeout + MOMENT;
         token_thread::start(options, Arc::clone(&shared))?;
-        Ok(TokenSource::over(shared))
+        Ok(TokenSource::over(shared, patience))
     }
 
     /// A source with one token for a year: for tests.
@@ -151,7 +159,7 @@ impl TokenSource {
         let shared = Arc::new(Shared::default());
         let expires_at = clock::now() + Duration::from_secs(365 * 86_400);
         shared.lock().token = Some(Token { value: Secret::new(token), serial: 1, expires_at });
-        TokenSource::over(shared)
+        TokenSource::over(shared, Duration::ZERO)
     }
 
     /// The newest token, if there is one and its life is not over.
@@ -160,11 +168,17 @@ impl TokenSource {
         state.token.clone().filter(|token| token.expires_at > clock::now())
     }
 
-    /// The newest token; if there is none, waits until there is one, until a try to get one fails, or until the deadline.
+    /// The longest time that [`wait`](Self::wait) takes.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// The newest token; if there is none, waits until there is one, or until a try to get one fails.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn wait(&self, deadline: Instant) -> Result<Token, String> {
+    pub fn wait(&self) -> Result<Token, String> {
+        let deadline = clock::now() + self.patience;
         let mut state = self.shared.lock();
         loop {
             let now = clock::now();
@@ -183,10 +197,16 @@ impl TokenSource {
         }
     }
 
-    /// Tells that a broker does not take this token: a new one is fetched at once, unless that was done just before.
-    pub fn refused(&self, serial: u64) {
+    /// Tells that this token is of no more use: a broker refuses it, or takes it for over. Another one is fetched at once, unless
+    /// that was done just before.
+    pub fn replace(&self, serial: u64) {
         self.shared.lock().refused = Some(serial);
         self.shared.changed.notify_all();
+    }
+
+    /// What is wrong with this machine's clock, in words, by what the endpoint said last.
+    pub fn clock_fault(&self) -> Option<String> {
+        self.shared.lock().clock_ahead_sec.map(token_thread::clock_fault)
     }
 
     /// What the last try to get a token said, if it failed.

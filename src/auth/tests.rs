@@ -21,7 +21,7 @@ fn who_waits_for_a_token_hears_why_there_is_none() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
     let tokens = TokenSource::start(options(&url)).unwrap();
-    let why = tokens.wait(clock::now() + Duration::from_secs(20)).unwrap_err();
+    let why = tokens.wait().unwrap_err();
     assert!(why.contains("did not answer within 0 s"), "{why}");
     assert!(tokens.current().is_none());
     assert_eq!(tokens.failure(), Some(why));
@@ -30,18 +30,18 @@ fn who_waits_for_a_token_hears_why_there_is_none() {
 #[test]
 fn waiting_has_an_end() {
     let shared = Arc::new(Shared::default());
-    let tokens = TokenSource::over(shared);
-    let why = tokens.wait(clock::now()).unwrap_err();
+    let tokens = TokenSource::over(shared, Duration::ZERO);
+    let why = tokens.wait().unwrap_err();
     assert_eq!(why, "the token endpoint has not answered yet");
 }
 
 #[test]
 fn a_token_is_not_given_out_after_its_life() {
     let tokens = TokenSource::fixed("t");
-    assert_eq!(tokens.wait(clock::now()).unwrap().serial(), 1);
+    assert_eq!(tokens.wait().unwrap().serial(), 1);
     tokens.shared.lock().token.as_mut().unwrap().expires_at = clock::now();
     assert!(tokens.current().is_none());
-    assert!(tokens.wait(clock::now()).is_err());
+    assert!(tokens.wait().is_err());
 }
 
 #[test]

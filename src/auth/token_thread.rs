@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use log::{debug, info, warn};
 
-use super::{Shared, Token, TokenOptions, endpoint};
+use super::endpoint::{self, FetchError, Fetched};
+use super::{Shared, Token, TokenOptions};
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::error::chain;
+use crate::error::{chain, kind};
 use crate::thread::{self, Ending};
 
 /// A token is refreshed when this part of its life is over, in hundredths: the rest is for an endpoint that is away.
@@ -28,7 +29,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 pub(super) fn start(options: TokenOptions, shared: Arc<Shared>) -> io::Result<()> {
     let at_end = Arc::clone(&shared);
     let work = move || {
-        run(&options, &shared);
+        run(&options, &shared, &mut endpoint::fetch);
         Ok(())
     };
     // Not joined: it may sit in a request, and nobody waits for a token at the end.
@@ -42,25 +43,36 @@ pub(super) fn start(options: TokenOptions, shared: Arc<Shared>) -> io::Result<()
     Ok(())
 }
 
-fn run(options: &TokenOptions, shared: &Shared) {
+/// How a token is got: what the endpoint says to these options and the wall clock in seconds.
+type Fetch<'a> = &'a mut dyn FnMut(&TokenOptions, i64) -> Result<Fetched, FetchError>;
+
+fn run(options: &TokenOptions, shared: &Shared, fetch: Fetch<'_>) {
     let mut schedule = Schedule::new();
     let mut telling = Telling::default();
-    let mut serial = 0;
+    let mut serials = 1..;
     while wait_until_due(&mut schedule, shared) {
-        match endpoint::fetch(options, clock::unix_ms().div_euclid(1000)) {
+        // Its life has begun when the answer comes, at the latest when it was asked for.
+        let asked_at = clock::now();
+        // A panic in here must not be the end of all tokens: it counts as a try that failed.
+        let fetched = thread::contain(|| fetch(options, clock::unix_ms().div_euclid(1000)))
+            .unwrap_or_else(|what| Err(FetchError::Defect { what }));
+        let now = clock::now();
+        match fetched {
             Ok(fetched) => {
-                let now = clock::now();
-                serial += 1;
                 telling.succeeded(fetched.clock_ahead_sec);
-                debug!("token {serial} from {}, for {} s", options.endpoint, fetched.life.as_secs());
-                schedule.fetched(fetched.life, now);
+                schedule.fetched(fetched.life, asked_at, now);
                 let mut state = shared.lock();
-                state.token = Some(Token { value: fetched.token, serial, expires_at: now + fetched.life });
+                // An endpoint may give the same token again: it is none that a broker would prefer.
+                let same = state.token.as_ref().filter(|token| token.value == fetched.token);
+                let serial = same.map(Token::serial).or_else(|| serials.next()).unwrap_or(u64::MAX);
+                debug!("token {serial} from {}, for {} s", options.endpoint, fetched.life.as_secs());
+                let expires_at = asked_at + fetched.life;
+                state.token = Some(Token { value: fetched.token, serial, expires_at });
+                state.clock_ahead_sec = fetched.clock_ahead_sec;
                 state.failure = None;
                 state.refused = None;
             }
             Err(error) => {
-                let now = clock::now();
                 let text = chain(&error);
                 telling.failed(&text, now);
                 schedule.failed(fastrand::f64(), now);
@@ -111,9 +123,9 @@ impl Schedule {
         self.due
     }
 
-    fn fetched(&mut self, life: Duration, now: Instant) {
+    fn fetched(&mut self, life: Duration, asked_at: Instant, now: Instant) {
         self.backoff.reset();
-        self.due = now + (life * REFRESH_AT / 100).max(REFRESH_MIN);
+        self.due = (asked_at + life * REFRESH_AT / 100).max(now + REFRESH_MIN);
     }
 
     fn failed(&mut self, random: f64, now: Instant) {
@@ -132,19 +144,21 @@ impl Schedule {
 /// What the operator is told: each failure once, then now and then; when it works again; a clock that is wrong.
 #[derive(Debug, Default)]
 struct Telling {
+    /// What kind of failure was told, and when.
     failing: Option<(String, Instant)>,
     skew_told: Option<i64>,
 }
 
 impl Telling {
     fn failed(&mut self, text: &str, now: Instant) {
+        let kind = kind(text);
         match &self.failing {
-            Some((told, at)) if told == text && now.saturating_duration_since(*at) < TELL_AGAIN => {
+            Some((told, at)) if *told == kind && now.saturating_duration_since(*at) < TELL_AGAIN => {
                 debug!("{text}");
             }
             _ => {
                 warn!("{text}; trying again");
-                self.failing = Some((text.to_owned(), now));
+                self.failing = Some((kind, now));
             }
         }
     }
@@ -159,66 +173,19 @@ impl Telling {
         };
         // Once for each wrong time, not for each second that it drifts.
         if self.skew_told.is_none_or(|told| told.saturating_sub(ahead).saturating_abs() > 60) {
-            let direction = if ahead > 0 { "ahead of" } else { "behind" };
-            let seconds = ahead.unsigned_abs();
-            warn!("this machine's clock is {seconds} s {direction} the token endpoint's: set it right");
+            warn!("{}", clock_fault(ahead));
             self.skew_told = Some(ahead);
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn a_token_is_refreshed_at_four_fifths_of_its_life() {
-        let now = clock::now();
-        let mut schedule = Schedule::new();
-        schedule.fetched(Duration::from_secs(60), now);
-        assert_eq!(schedule.due() - now, Duration::from_secs(48));
-        schedule.fetched(Duration::from_millis(10), now);
-        assert_eq!(schedule.due() - now, REFRESH_MIN);
-    }
-
-    #[test]
-    fn a_refused_token_is_replaced_at_once_but_not_without_end() {
-        let now = clock::now();
-        let mut schedule = Schedule::new();
-        schedule.fetched(Duration::from_secs(600), now);
-        schedule.refused(now);
-        assert_eq!(schedule.due(), now);
-        schedule.fetched(Duration::from_secs(600), now);
-        schedule.refused(now + Duration::from_secs(1));
-        assert_eq!(schedule.due(), now + REFUSED_AGAIN);
-    }
-
-    proptest! {
-        /// Whatever happens in whatever order, a request is never due more often than its limits allow.
-        #[test]
-        fn no_endpoint_is_hammered(steps in proptest::collection::vec((0..3_u8, 0..100_u64, 0..10_000_u64), 1..200)) {
-            let start = clock::now();
-            let mut now = start;
-            let mut schedule = Schedule::new();
-            schedule.due = start;
-            let mut requests = 0_u64;
-            for (kind, life_sec, pause_ms) in steps {
-                now += Duration::from_millis(pause_ms);
-                if kind == 2 {
-                    schedule.refused(now);
-                }
-                if schedule.due() <= now {
-                    requests += 1;
-                    match kind {
-                        0 => schedule.fetched(Duration::from_secs(life_sec), now),
-                        _ => schedule.failed(0.0, now),
-                    }
-                    prop_assert!(schedule.due() >= now + RETRY_FIRST / 2);
-                }
-            }
-            let most = (now - start).as_millis() as u64 / 250 + 1;
-            prop_assert!(requests <= most + most, "{requests} in {:?}", now - start);
-        }
-    }
+/// What an operator is told of a clock that is so many seconds ahead.
+pub(super) fn clock_fault(ahead_sec: i64) -> String {
+    let direction = if ahead_sec > 0 { "ahead of" } else { "behind" };
+    let seconds = ahead_sec.unsigned_abs();
+    format!("this machine's clock is {seconds} s {direction} the token endpoint's: set it right")
 }
+
+#[cfg(test)]
+#[path = "token_thread_tests.rs"]
+mod tests;

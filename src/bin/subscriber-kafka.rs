@@ -18,6 +18,7 @@ use tidegate::kafka::client::{Client, ClientError, ClientOptions, FetchPosition}
 use tidegate::kafka::connection::{ConnectionOptions, Security};
 use tidegate::kafka::protocol::OffsetAt;
 use tidegate::kafka::record_batch::Record;
+use tidegate::observe::log::one_line;
 use tidegate::thread;
 use tidegate::{clock, config};
 
@@ -25,6 +26,9 @@ use tidegate::{clock, config};
 const FETCH_WAIT: Duration = Duration::from_millis(250);
 /// How long a call may take with its retries before it is told on stderr and tried again.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between tries to connect, and after a broker has refused our credentials.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const REFUSED_PAUSE: Duration = Duration::from_secs(15);
 /// Room for a whole fetch (see `ClientOptions`).
 const RESPONSE_BYTES_MAX: u32 = 64 << 20;
 
@@ -118,21 +122,39 @@ fn connect(
     stop: &AtomicBool,
 ) -> Option<(Client, Vec<FetchPosition>)> {
     let mut told = String::new();
+    let mut next_try = clock::now();
     while !stop.load(Ordering::Relaxed) {
-        match try_connect(settings, security) {
-            Ok(connected) => return Some(connected),
-            Err(problem) if problem != told => {
-                eprintln!("subscriber-kafka: {problem}; trying again");
-                told = problem;
+        if clock::now() >= next_try {
+            let Problem { text, pause } = match try_connect(settings, security) {
+                Ok(connected) => return Some(connected),
+                Err(problem) => problem,
+            };
+            next_try = clock::now() + pause;
+            if text != told {
+                eprintln!("subscriber-kafka: {text}; trying again");
+                told = text;
             }
-            Err(_) => {}
         }
-        thread::pause(Duration::from_millis(200));
+        thread::pause(RETRY_PAUSE);
     }
     None
 }
 
-fn try_connect(settings: &Settings, security: &Security) -> Result<(Client, Vec<FetchPosition>), String> {
+/// Why there is no connection, and how long to wait before the next try.
+struct Problem {
+    text: String,
+    pause: Duration,
+}
+
+impl From<ClientError> for Problem {
+    fn from(error: ClientError) -> Self {
+        // More tries of what a broker refuses may lock the account.
+        let refused = matches!(&error, ClientError::Unreachable(why) if why.refusal().is_some());
+        Problem { text: chain(&error), pause: if refused { REFUSED_PAUSE } else { RETRY_PAUSE } }
+    }
+}
+
+fn try_connect(settings: &Settings, security: &Security) -> Result<(Client, Vec<FetchPosition>), Problem> {
     let connection = ConnectionOptions {
         client_id: "subscriber-kafka".to_owned(),
         connect_timeout: CALL_TIMEOUT,
@@ -140,10 +162,9 @@ fn try_connect(settings: &Settings, security: &Security) -> Result<(Client, Vec<
         security: security.clone(),
     };
     let options = ClientOptions { connection, timeout: CALL_TIMEOUT };
-    let told = |error: ClientError| chain(&error);
-    let mut client = Client::connect(&settings.kafka_broker, options).map_err(told)?;
+    let mut client = Client::connect(&settings.kafka_broker, options)?;
     let names: Vec<&str> = settings.topic_list.iter().map(|topic| topic.trim()).collect();
-    let metadata = client.metadata(Some(&names)).map_err(told)?;
+    let metadata = client.metadata(Some(&names))?;
     let at = match settings.from {
         Begin::Beginning => OffsetAt::Earliest,
         Begin::Now => OffsetAt::Latest,
@@ -151,10 +172,11 @@ fn try_connect(settings: &Settings, security: &Security) -> Result<(Client, Vec<
     let mut positions = Vec::new();
     for topic in &metadata.topics {
         if topic.error != 0 || topic.partitions.is_empty() {
-            return Err(format!("topic {} is not there (error code {})", topic.name, topic.error));
+            let text = format!("topic {} is not there (error code {})", topic.name, topic.error);
+            return Err(Problem { text, pause: RETRY_PAUSE });
         }
         let partitions: Vec<i32> = topic.partitions.iter().map(|partition| partition.index).collect();
-        for (partition, offset) in client.list_offsets(&topic.name, &partitions, at).map_err(told)? {
+        for (partition, offset) in client.list_offsets(&topic.name, &partitions, at)? {
             positions.push(FetchPosition { topic: topic.name.clone(), partition, offset });
         }
     }
@@ -212,8 +234,11 @@ fn read(
 
 /// As the gateway's: KAFKA_SECURITY_PROTOCOL and what belongs to it.
 fn security() -> Result<Security, String> {
-    let variables = config::gather(None).map_err(|error| error.to_string())?;
-    let security = config::kafka_security(&variables).map_err(|error| error.to_string())?;
+    let (variables, of_files) = config::gather(None).map_err(|error| error.to_string())?;
+    let (security, of_values) = config::kafka_security(&variables).map_err(|error| error.to_string())?;
+    for warning in of_files.iter().chain(&of_values) {
+        eprintln!("subscriber-kafka: warning: {}", one_line(warning));
+    }
     assemble::security(&security).map_err(|error| format!("the token thread: {error}"))
 }
 

@@ -44,7 +44,7 @@ const KAFKA_RESPONSE_BYTES_MAX: u32 = (64 + 1) * 1024 * 1024;
 /// How long a start waits for the spool of a process that is ending, and how often it looks.
 const LOCKED_FOR: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
-/// How long `check` waits for Kafka.
+/// How long `check` waits for Kafka, beyond the wait for a token.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the gateway.
@@ -107,7 +107,23 @@ pub fn reach_mqtt(config: &Config) -> Result<String, String> {
 /// What keeps the cluster from being used, in words.
 pub fn reach_kafka(config: &Config) -> Result<String, String> {
     let connection = connection_options(&config.kafka).map_err(|error| error.to_string())?;
-    let options = ClientOptions { connection, timeout: CHECK_TIMEOUT };
+    let tokens = match &connection.security.sasl {
+        Some(Credentials::OAuthBearer { tokens, .. }) => Some(tokens.clone()),
+        _ => None,
+    };
+    // A token that does not come is waited for as long as it takes to hear why.
+    let timeout = CHECK_TIMEOUT + tokens.as_ref().map_or(Duration::ZERO, TokenSource::patience);
+    let found = look_at_kafka(config, ClientOptions { connection, timeout });
+    // `run` logs it; `check` has no log.
+    match tokens.and_then(|tokens| tokens.clock_fault()) {
+        Some(fault) => {
+            found.map(|what| format!("{what}; {fault}")).map_err(|what| format!("{what}; {fault}"))
+        }
+        None => found,
+    }
+}
+
+fn look_at_kafka(config: &Config, options: ClientOptions) -> Result<String, String> {
     let mut client = Client::connect(&bootstrap(&config.kafka), options).map_err(|error| chain(&error))?;
     let rules = &config.routes.rules;
     let constant = rules.all().iter().filter_map(|rule| rule.target.constant());

@@ -415,22 +415,23 @@ impl HostPort {
     }
 }
 
-/// The variables as [`Config::load`] reads them, not validated: for the clients, which have variables of their own.
+/// The variables as [`Config::load`] reads them, not validated, and what the user is to be warned of: for the clients, which
+/// have variables of their own.
 ///
 /// # Errors
 /// What could not be read.
-pub fn gather(env_file: Option<&Path>) -> Result<Variables, ConfigErrors> {
+pub fn gather(env_file: Option<&Path>) -> Result<(Variables, Vec<String>), ConfigErrors> {
     let mut problems = Vec::new();
     let mut variables = source::process(&mut problems);
-    source::complete(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
-    if problems.is_empty() { Ok(variables) } else { Err(ConfigErrors(problems)) }
+    let warnings = source::complete(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
+    if problems.is_empty() { Ok((variables, warnings)) } else { Err(ConfigErrors(problems)) }
 }
 
-/// How Kafka is talked to, by these variables: for the clients.
+/// How Kafka is talked to, by these variables, and what the user is to be warned of: for the clients.
 ///
 /// # Errors
 /// All problems.
-pub fn kafka_security(variables: &Variables) -> Result<KafkaSecurity, ConfigErrors> {
+pub fn kafka_security(variables: &Variables) -> Result<(KafkaSecurity, Vec<String>), ConfigErrors> {
     parse::security(variables)
 }
 

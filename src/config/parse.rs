@@ -50,10 +50,10 @@ pub(super) fn validate(variables: &Variables, problems: Vec<Problem>) -> Result<
 }
 
 /// What [`super::kafka_security`] is about.
-pub(super) fn security(variables: &Variables) -> Result<KafkaSecurity, ConfigErrors> {
+pub(super) fn security(variables: &Variables) -> Result<(KafkaSecurity, Vec<String>), ConfigErrors> {
     let mut reader = Reader { variables, problems: Vec::new(), warnings: Vec::new() };
     match reader.kafka_security() {
-        Some(security) if reader.problems.is_empty() => Ok(security),
+        Some(security) if reader.problems.is_empty() => Ok((security, reader.warnings)),
         _ => Err(ConfigErrors(reader.problems)),
     }
 }
@@ -80,7 +80,8 @@ impl Reader<'_> {
 
     fn problem(&mut self, name: &str, expected: impl Into<String>) {
         let secret = variables::find(name).is_some_and(|variable| variable.secret);
-        let value = if secret { None } else { self.text(name) };
+        let pasted = |value: &&str| name.ends_with("_FILE") && is_pasted(value);
+        let value = self.text(name).filter(|value| !secret && !pasted(value));
         let problem = Problem::new(name, value, expected);
         self.problems.push(problem);
     }
@@ -199,6 +200,8 @@ impl Reader<'_> {
     fn kafka_brokers(&mut self) -> Option<Vec<HostPort>> {
         let list = self.required("KAFKA_BROKER", "host:port,...")?;
         let mut brokers = Vec::new();
+        // A password in the list may itself hold commas: then each item may be a piece of it.
+        let may_show = !list.contains('@');
         for item in items(&list) {
             let parsed = if item.contains("://") {
                 Err("expected host:port without a scheme".to_owned())
@@ -208,7 +211,7 @@ impl Reader<'_> {
             match parsed {
                 Ok((host, port)) => brokers.push(HostPort { host, port: port.unwrap_or(KAFKA_PORT) }),
                 Err(expected) => {
-                    let problem = Problem::new("KAFKA_BROKER", Some(item), expected);
+                    let problem = Problem::new("KAFKA_BROKER", may_show.then_some(item), expected);
                     self.problems.push(problem);
                 }
             }
@@ -310,6 +313,11 @@ impl Reader<'_> {
             }
         }
     }
+}
+
+/// Whether a value is the content of a PEM file rather than its path: what it holds may be a key, and is not to be shown.
+fn is_pasted(value: &str) -> bool {
+    value.contains(['\n', '\r']) || value.contains("-----BEGIN")
 }
 
 /// The items of a list; empty ones do not count, so that a trailing comma is no mistake.

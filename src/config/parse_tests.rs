@@ -213,6 +213,24 @@ fn no_secret_is_in_an_error_or_in_debug_output() {
 }
 
 #[test]
+fn a_password_that_travels_unencrypted_to_another_machine_is_warned_of() {
+    let login = [("MQTT_USER_NAME", "user"), ("MQTT_USER_PASSWORD", "hunter2")];
+    for (url, warned) in [
+        ("mqtt://broker", true),
+        ("10.0.0.1", true),
+        ("mqtts://broker", false),
+        ("localhost", false),
+        ("127.0.0.1:1884", false),
+        ("mqtt://[::1]", false),
+    ] {
+        let warnings = valid(&[&login[..], &[("MQTT_BROKER_URL", url)]].concat()).warnings.concat();
+        assert_eq!(warnings.contains("MQTT_USER_PASSWORD travels unencrypted"), warned, "{url}: {warnings}");
+        assert!(!warnings.contains("hunter2"));
+    }
+    assert!(valid(&login[..1]).warnings.is_empty(), "there is no password");
+}
+
+#[test]
 fn the_files_of_mqtt_tls_need_mqtts_and_certificate_and_key_each_other() {
     let tls = [("MQTT_BROKER_URL", "mqtts://host")];
     assert_eq!(valid(&tls).mqtt.tls, Some(MqttTls::default()));

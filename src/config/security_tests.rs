@@ -149,8 +149,18 @@ fn an_endpoint_without_tls_is_warned_of_unless_it_is_this_machine() {
 
 #[test]
 fn the_security_of_kafka_is_read_alone_for_the_clients() {
-    let variables = Variables::from_iter(
-        [("KAFKA_SECURITY_PROTOCOL", "SSL")].map(|(name, value)| (name.to_owned(), value.to_owned())),
-    );
-    assert!(crate::config::kafka_security(&variables).unwrap().tls.is_some());
+    let read = |settings: &[(&str, &str)]| {
+        let owned = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        crate::config::kafka_security(&Variables::from_iter(owned)).unwrap()
+    };
+    let (security, warnings) = read(&[("KAFKA_SECURITY_PROTOCOL", "SSL")]);
+    assert!(security.tls.is_some() && warnings.is_empty(), "{warnings:?}");
+    let plain = [
+        ("KAFKA_SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+        ("SASL_MECHANISM", "PLAIN"),
+        ("SASL_USERNAME", "u"),
+        ("SASL_PASSWORD", "p"),
+    ];
+    let (_, warnings) = read(&plain);
+    assert!(warnings.concat().contains("travels to Kafka unencrypted"), "{warnings:?}");
 }

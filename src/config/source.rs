@@ -4,12 +4,15 @@
 //! process environment wins over a file, as with every dotenv.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::error::Problem;
 use super::variables;
+
+/// MQTT takes 65535 bytes of a password (section 1.5.6), Kafka fewer.
+const SECRET_BYTES_MAX: u64 = 1 << 20;
 
 /// Variables by name, as the user wrote them.
 pub type Variables = BTreeMap<String, String>;
@@ -175,21 +178,33 @@ fn read_secrets(variables: &mut Variables, problems: &mut Vec<Problem>) {
             problems.push(Problem::new(&file_variable, None, expected));
             continue;
         }
-        match std::fs::read_to_string(&path) {
+        match read_secret(Path::new(&path)) {
             Ok(text) => {
-                let text =
-                    text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
                 if text.is_empty() {
                     problems.push(Problem::new(&file_variable, None, "the file it names is empty"));
                 }
-                variables.insert(secret.to_owned(), text.to_owned());
+                variables.insert(secret.to_owned(), text);
             }
-            Err(error) => {
-                let expected = format!("the file it names cannot be read: {error}");
+            Err(why) => {
+                let expected = format!("the file it names {why}");
                 problems.push(Problem::new(&file_variable, None, expected));
             }
         }
     }
+}
+
+/// The secret in a file, or why there is none. A device that never ends is no file of a secret.
+fn read_secret(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path);
+    file.and_then(|file| file.take(SECRET_BYTES_MAX + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    if bytes.len() as u64 > SECRET_BYTES_MAX {
+        return Err(format!("is larger than {SECRET_BYTES_MAX} bytes"));
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "is not valid UTF-8".to_owned())?;
+    let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]

@@ -152,6 +152,8 @@ fn a_secret_given_twice_or_in_no_file_is_refused_without_showing_anything() {
     let path = path.to_str().unwrap();
     let (_, twice) = with_secret(&[("MQTT_USER_PASSWORD_FILE", path), ("MQTT_USER_PASSWORD", "hunter2")]);
     assert!(twice[0].contains("MQTT_USER_PASSWORD is set too"), "{twice:?}");
+    let (_, endless) = with_secret(&[("MQTT_USER_PASSWORD_FILE", "/dev/zero")]);
+    assert!(endless[0].ends_with("the file it names is larger than 1048576 bytes"), "{endless:?}");
     let (_, mixed_up) = with_secret(&[("MQTT_USER_PASSWORD_FILE", "hunter2")]);
     assert!(mixed_up[0].contains("cannot be read"), "{mixed_up:?}");
     let (_, empty) = with_secret(&[("MQTT_USER_PASSWORD_FILE", folder.file("e", "\n").to_str().unwrap())]);

@@ -26,6 +26,7 @@
 
 mod authentication;
 mod handshake;
+mod life;
 mod socket;
 mod stream;
 
@@ -194,6 +195,24 @@ pub enum ConnectionError {
         /// The limit, bytes.
         limit_bytes: u32,
     },
+}
+
+/// Most time between tries of a password that a broker refuses: accounts are locked after a few, and who mends it waits no longer.
+const PASSWORD_REFUSED_MAX: Duration = Duration::from_secs(60);
+/// The same of a token: the next one may have what this one lacked.
+const TOKEN_REFUSED_MAX: Duration = Duration::from_secs(15);
+
+impl ConnectionError {
+    /// The broker has refused our credentials: the longest pause before they are tried again.
+    pub fn refusal(&self) -> Option<Duration> {
+        match self {
+            ConnectionError::Sasl { source: SaslError::Refused { mechanism: "OAUTHBEARER", .. }, .. } => {
+                Some(TOKEN_REFUSED_MAX)
+            }
+            ConnectionError::Sasl { source: SaslError::Refused { .. }, .. } => Some(PASSWORD_REFUSED_MAX),
+            _ => None,
+        }
+    }
 }
 
 /// Why a request was not sent. Nothing of it was written.

@@ -336,7 +336,7 @@ impl Publish {
             }
         };
         let Some((link, reason)) = failed else { return false };
-        self.end_link(link, reason);
+        self.end_link(link, reason, None);
         true
     }
 
@@ -354,20 +354,20 @@ impl Publish {
                 let Some(connection) = self.connections.get_mut(&link) else { return };
                 match connection.complete(body) {
                     Ok((_, response)) => self.producer.on_event(LinkEvent::Response { link, response }, now),
-                    Err(error) => self.end_link(link, error.to_string()),
+                    Err(error) => self.end_link(link, error.to_string(), None),
                 }
             }
             ConnectionEvent::Closed { connection: link, error } => {
                 if self.connections.contains_key(&link) {
-                    self.end_link(link, chain(&error));
+                    self.end_link(link, chain(&error), error.refusal());
                 }
             }
         }
     }
 
-    fn end_link(&mut self, link: u64, reason: String) {
+    fn end_link(&mut self, link: u64, reason: String, refusal: Option<Duration>) {
         self.close(link);
-        self.producer.on_event(LinkEvent::Closed { link, reason }, clock::now());
+        self.producer.on_event(LinkEvent::Closed { link, reason, refusal }, clock::now());
     }
 
     fn close(&mut self, link: u64) {

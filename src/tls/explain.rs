@@ -2,7 +2,7 @@
 
 use rustls::{AlertDescription, CertificateError, Error};
 
-use super::{TlsError, TlsOptions};
+use super::{NamedFile, TlsError, TlsOptions, files};
 
 /// Whom a session is with, for messages.
 pub struct Peer {
@@ -53,8 +53,7 @@ fn certificate(peer: &Peer, error: &CertificateError) -> TlsError {
     let host = peer.host.clone();
     match error {
         CertificateError::UnknownIssuer => {
-            let trusted =
-                peer.options.ca_file.as_ref().map_or("the system's store".to_owned(), ToString::to_string);
+            let trusted = peer.options.ca_file.as_ref().map_or("the system's store".to_owned(), named);
             TlsError::UnknownIssuer { host, trusted }
         }
         CertificateError::NotValidForName => TlsError::WrongHostName { host, names: Vec::new() },
@@ -78,6 +77,15 @@ fn certificate(peer: &Peer, error: &CertificateError) -> TlsError {
             TlsError::BadCertificate { host, what }
         }
         error => TlsError::BadCertificate { host, what: error.to_string() },
+    }
+}
+
+/// A CA file, and how much of it could not be used: the authority that is missed may be there.
+fn named(file: &NamedFile) -> String {
+    match files::unreadable(file) {
+        0 => file.to_string(),
+        1 => format!("{file}, of which one certificate cannot be read,"),
+        count => format!("{file}, of which {count} certificates cannot be read,"),
     }
 }
 

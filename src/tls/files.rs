@@ -50,33 +50,52 @@ pub fn client_config(options: &TlsOptions) -> Result<Arc<ClientConfig>, TlsError
 /// # Errors
 /// As [`client_config`].
 pub fn root_certificates(ca_file: Option<&NamedFile>) -> Result<Vec<Vec<u8>>, TlsError> {
-    let ders = match ca_file {
-        Some(file) => certificates(file)?,
-        None => system_roots()?,
-    };
-    Ok(ders.iter().map(|der| der.to_vec()).collect())
+    let authorities = Authorities::read(ca_file)?;
+    Ok(authorities.ders.iter().map(|der| der.to_vec()).collect())
+}
+
+/// How many certificates of a CA file cannot be read, and are passed over; 0 if the file as a whole cannot be.
+pub fn unreadable(ca_file: &NamedFile) -> usize {
+    Authorities::read(Some(ca_file)).map_or(0, |authorities| authorities.unreadable)
 }
 
 fn roots(ca_file: Option<&NamedFile>) -> Result<RootCertStore, TlsError> {
-    let mut store = RootCertStore::empty();
-    match ca_file {
-        Some(file) => {
-            for der in certificates(file)? {
-                store.add(der).map_err(|error| TlsError::File {
-                    file: file.clone(),
-                    what: format!("has a certificate that cannot be read ({error})"),
-                })?;
+    Ok(Authorities::read(ca_file)?.store)
+}
+
+/// Those that a peer is checked against: all that can be read of a bundle, which may hold an oddity among many sound ones.
+struct Authorities {
+    store: RootCertStore,
+    ders: Vec<CertificateDer<'static>>,
+    unreadable: usize,
+}
+
+impl Authorities {
+    fn read(ca_file: Option<&NamedFile>) -> Result<Authorities, TlsError> {
+        let (found, broken) = match ca_file {
+            None => (system_roots()?, 0),
+            Some(file) => certificates(file)?,
+        };
+        let mut authorities =
+            Authorities { store: RootCertStore::empty(), ders: Vec::new(), unreadable: broken };
+        for der in found {
+            match authorities.store.add(der.clone()) {
+                Ok(()) => authorities.ders.push(der),
+                Err(_) => authorities.unreadable += 1,
             }
         }
-        None => {
-            // A system may hold an oddity among 140 sound ones.
-            let (added, _) = store.add_parsable_certificates(system_roots()?);
-            if added == 0 {
-                return Err(TlsError::NoSystemRoots { why: "none of them can be read".to_owned() });
-            }
+        if !authorities.ders.is_empty() {
+            return Ok(authorities);
         }
+        Err(match ca_file {
+            None => TlsError::NoSystemRoots { why: "none of them can be read".to_owned() },
+            Some(file) => {
+                let count = authorities.unreadable;
+                let what = format!("has no certificate that can be read (of {count})");
+                TlsError::File { file: file.clone(), what }
+            }
+        })
     }
-    Ok(store)
 }
 
 fn system_roots() -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -92,7 +111,11 @@ fn system_roots() -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn identity(
     client: &ClientCertificate,
 ) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
-    let certificates = certificates(&client.certificate)?;
+    let (certificates, broken) = certificates(&client.certificate)?;
+    if broken > 0 {
+        let what = "is no sound PEM".to_owned();
+        return Err(TlsError::File { file: client.certificate.clone(), what });
+    }
     let pem = read(&client.key)?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
         let encrypted = pem.windows(9).any(|piece| piece == b"ENCRYPTED");
@@ -108,16 +131,21 @@ fn identity(
     Ok((certificates, key))
 }
 
-/// All certificates of a PEM file, at least one.
-fn certificates(file: &NamedFile) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+/// All certificates of a PEM file, and how many sections are no sound PEM; at least one of either.
+fn certificates(file: &NamedFile) -> Result<(Vec<CertificateDer<'static>>, usize), TlsError> {
     let pem = read(file)?;
-    let broken = |what: &str| TlsError::File { file: file.clone(), what: what.to_owned() };
-    let found: Result<Vec<_>, PemError> = CertificateDer::pem_slice_iter(&pem).collect();
-    match found {
-        Ok(found) if found.is_empty() => Err(broken("has no certificate in PEM form in it")),
-        Ok(found) => Ok(found),
-        Err(_) => Err(broken("is no sound PEM")),
+    let (mut found, mut broken) = (Vec::new(), 0);
+    for section in CertificateDer::pem_slice_iter(&pem) {
+        match section {
+            Ok(certificate) => found.push(certificate),
+            Err(_) => broken += 1,
+        }
     }
+    if found.is_empty() && broken == 0 {
+        let what = "has no certificate in PEM form in it".to_owned();
+        return Err(TlsError::File { file: file.clone(), what });
+    }
+    Ok((found, broken))
 }
 
 fn read(file: &NamedFile) -> Result<Vec<u8>, TlsError> {

@@ -204,7 +204,7 @@ fn each_fault_of_a_file_has_its_own_words_and_names_its_variable() {
     assert!(problem(&empty).ends_with("has no certificate in PEM form in it"), "{}", problem(&empty));
     let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let broken = TlsOptions { ca_file: Some(named("KAFKA_CA_FILE", folder, broken)), client: None };
-    assert!(problem(&broken).contains("has a certificate that cannot be read"), "{}", problem(&broken));
+    assert!(problem(&broken).ends_with("has no certificate that can be read (of 1)"), "{}", problem(&broken));
 
     let with_client = |certificate: &str, key: &str| {
         let mut options = trusting(&ca, folder);
@@ -225,6 +225,24 @@ fn each_fault_of_a_file_has_its_own_words_and_names_its_variable() {
     assert!(said.contains("KAFKA_KEY_FILE") && said.contains("encrypted key"), "{said}");
     let said = with_client(&key_of_one, &key_of_one);
     assert!(said.contains("KAFKA_CERT_FILE") && said.contains("no certificate"), "{said}");
+}
+
+#[test]
+fn what_cannot_be_read_of_a_bundle_is_passed_over_and_counted_when_an_authority_is_missed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, other) = (authority("ca"), authority("other"));
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n\
+                   -----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n";
+    let bundle = named("KAFKA_CA_FILE", folder.path(), &format!("{garbage}{}", ca.pem));
+    assert_eq!(root_certificates(Some(&bundle)).unwrap(), [ca.der.to_vec()]);
+    let options = TlsOptions { ca_file: Some(bundle), client: None };
+    let mut client = Session::new(&options, "broker.test").unwrap();
+    shake(&mut client, &mut server(&ca, "broker.test", NOW, None)).unwrap();
+    let said = refusal(&mut server(&other, "broker.test", NOW, None), &options, "broker.test");
+    assert!(said.ends_with(", of which 2 certificates cannot be read, does not have its CA"), "{said}");
+    let alone = named("SASL_OAUTHBEARER_CA_FILE", folder.path(), garbage);
+    let said = root_certificates(Some(&alone)).unwrap_err().to_string();
+    assert!(said.ends_with("has no certificate that can be read (of 2)"), "{said}");
 }
 
 #[test]

@@ -234,3 +234,34 @@ fn the_log_level_is_obeyed() {
     assert!(gateway.log_of("DEBUG").is_empty() && gateway.log_of("TRACE").is_empty());
     assert!(gateway.log().iter().all(|line| !line.contains("a/b")), "nothing per message above DEBUG");
 }
+
+#[test]
+fn a_key_that_stands_where_its_path_belongs_is_not_shown() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start());
+    let pasted = "-----BEGIN PRIVATE KEY-----\nhunter2\n-----END PRIVATE KEY-----";
+    let in_one_line = "-----BEGIN PRIVATE KEY----- hunter2 -----END PRIVATE KEY-----";
+    let setup = Setup::new(&mqtt, &kafka).wildcards("a/#:t");
+    for key in [pasted, in_one_line, "x\nhunter2"] {
+        for (variable, others) in [
+            ("KAFKA_KEY_FILE", &[("KAFKA_SECURITY_PROTOCOL", "SSL"), ("KAFKA_CERT_FILE", "/c")][..]),
+            ("KAFKA_KEY_FILE", &[("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")]),
+            ("MQTT_KEY_FILE", &[("MQTT_BROKER_URL", "mqtts://127.0.0.1"), ("MQTT_CERT_FILE", "/c")]),
+            ("MQTT_KEY_FILE", &[("MQTT_BROKER_URL", "mqtt://127.0.0.1")]),
+        ] {
+            let setup = others.iter().fold(setup.again(), |setup, (name, value)| setup.set(name, value));
+            let stderr = refused(&setup.set(variable, key));
+            let told = format!("{variable}: expected the path of a file");
+            assert!(stderr.contains(&told) && !stderr.contains("hunter2"), "{stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_password_that_a_comma_cuts_is_not_shown() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start());
+    let setup = Setup::new(&mqtt, &kafka).wildcards("a/#:t");
+    for list in ["user:hunt,er2@b:9092", "a:9092,user:hunt,er2@b:9092"] {
+        let stderr = refused(&setup.again().set("KAFKA_BROKER", list));
+        assert!(stderr.contains("KAFKA_BROKER: expected") && !stderr.contains("hunt"), "{stderr}");
+    }
+}

@@ -26,6 +26,8 @@ mod shutdown;
 
 #[cfg(feature = "tls")]
 mod secured;
+#[cfg(feature = "tls")]
+mod secured_faults;
 
 mod cli;
 mod config;

@@ -10,17 +10,17 @@ use crate::support::process::Setup;
 use crate::support::token_endpoint::{Answer, TokenEndpoint};
 use crate::support::wait;
 
-const YEARS: (i32, i32) = (2020, 2090);
-const SECRET: &str = "hunter2-in-no-log";
+pub const YEARS: (i32, i32) = (2020, 2090);
+pub const SECRET: &str = "hunter2-in-no-log";
 
 /// A scripted broker behind a guard.
-struct Site {
-    mqtt: MqttBroker,
-    kafka: Cluster,
-    guard: Guard,
+pub struct Site {
+    pub mqtt: MqttBroker,
+    pub kafka: Cluster,
+    pub guard: Guard,
 }
 
-fn site(rules: Rules) -> Site {
+pub fn site(rules: Rules) -> Site {
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
     let guard = Guard::start(kafka.port(), rules);
     kafka.advertise_port(guard.port);
@@ -28,7 +28,7 @@ fn site(rules: Rules) -> Site {
 }
 
 impl Site {
-    fn setup(&self, protocol: &str) -> Setup {
+    pub fn setup(&self, protocol: &str) -> Setup {
         Setup::new(&self.mqtt, &self.kafka)
             .set("KAFKA_BROKER", &format!("127.0.0.1:{}", self.guard.port))
             .set("KAFKA_SECURITY_PROTOCOL", protocol)
@@ -36,7 +36,7 @@ impl Site {
             .wildcards("a/#:t")
     }
 
-    fn with_tokens(&self, protocol: &str, endpoint: &TokenEndpoint) -> Setup {
+    pub fn with_tokens(&self, protocol: &str, endpoint: &TokenEndpoint) -> Setup {
         self.setup(protocol)
             .set("SASL_OAUTHBEARER_CLIENT_ID", "edge")
             .set("SASL_OAUTHBEARER_CLIENT_SECRET", SECRET)
@@ -45,7 +45,7 @@ impl Site {
 }
 
 /// What `check` says of Kafka; MQTT is not there, so that a test can still take the gateway's first connection.
-fn check(setup: &Setup) -> String {
+pub fn check(setup: &Setup) -> String {
     let nobody = dead_address();
     let (_, port) = nobody.rsplit_once(':').unwrap();
     let output = setup.again().set("MQTT_BROKER_PORT", port).run(&["check"]);
@@ -55,12 +55,19 @@ fn check(setup: &Setup) -> String {
     line.to_owned()
 }
 
-fn rules(door: Door) -> Rules {
-    Rules { tls: None, door, lifetime: Duration::ZERO, bare: false }
+pub fn rules(door: Door) -> Rules {
+    Rules {
+        tls: None,
+        door,
+        lifetime: Duration::ZERO,
+        bare: false,
+        token_life: Duration::ZERO,
+        hangs_up: false,
+    }
 }
 
 /// One message goes through, and nothing secret is in the log.
-fn passes(site: &Site, setup: Setup) {
+pub fn passes(site: &Site, setup: Setup) {
     let gateway = setup.start();
     let link = site.mqtt.session();
     link.publish("a/b", "x", 1);

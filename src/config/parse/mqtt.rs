@@ -1,7 +1,5 @@
 //! The MQTT side.
 
-use std::path::PathBuf;
-
 use super::{Reader, parse_host_port};
 use crate::config::{HostPort, Mqtt, MqttQos, MqttTls, MqttVersion};
 use crate::secret::Secret;
@@ -36,6 +34,15 @@ impl Reader<'_> {
         if password.is_some() && user_name.is_none() {
             // MQTT-3.1.2-22: without a user name there is no password.
             self.problem("MQTT_USER_NAME", "it is required with MQTT_USER_PASSWORD");
+        }
+        if let Some((broker, false)) = &broker
+            && password.is_some()
+            && !is_this_machine(&broker.host)
+        {
+            self.warnings.push(
+                "MQTT_BROKER_URL has no TLS: MQTT_USER_PASSWORD travels unencrypted; mqtts:// protects it"
+                    .to_owned(),
+            );
         }
         let levels = [("0", MqttQos::AtMostOnce), ("1", MqttQos::AtLeastOnce), ("2", MqttQos::ExactlyOnce)];
         let qos = self.choice("MQTT_QOS", &levels, &[]);
@@ -111,7 +118,7 @@ impl Reader<'_> {
 
     /// The files of TLS; without `mqtts://` there must be none.
     fn mqtt_tls(&mut self, url_has_tls: Option<bool>) -> Option<MqttTls> {
-        let file = |reader: &Self, name| reader.text(name).map(PathBuf::from);
+        let file = |reader: &mut Self, name| reader.file(name).map(|file| file.path);
         let ca_file = file(self, "MQTT_CA_FILE");
         let pair = (file(self, "MQTT_CERT_FILE"), file(self, "MQTT_KEY_FILE"));
         if url_has_tls == Some(false) {
@@ -135,6 +142,12 @@ impl Reader<'_> {
         };
         (url_has_tls == Some(true)).then_some(MqttTls { ca_file, client })
     }
+}
+
+/// Where nobody listens in between.
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Section 1.5.3: a string is at most 65535 bytes and has no U+0000.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Reader, items};
+use super::{Reader, is_pasted, items};
 use crate::auth::{ClientAuth, Endpoint, TokenOptions};
 use crate::config::variables::VARIABLES;
 use crate::config::{KafkaSasl, KafkaSecurity, SecurityProtocol};
@@ -94,10 +94,14 @@ impl Reader<'_> {
         }
     }
 
-    /// The file that a variable names. Whether it can be read is seen when a connection is opened.
+    /// The file that a variable names. Whether it can be read is seen when a connection is opened. A key that stands there
+    /// itself is refused, or messages would show it as the path.
     pub(super) fn file(&mut self, name: &'static str) -> Option<NamedFile> {
-        let path = self.given(name).map(PathBuf::from)?;
-        if self.given(name).is_some_and(|path| path.contains('\0')) {
+        let text = self.given(name)?;
+        let path = PathBuf::from(text);
+        if is_pasted(text) {
+            self.problem(name, "expected the path of a file, not what is in it");
+        } else if text.contains('\0') {
             self.problem(name, "expected a path without U+0000");
         }
         Some(NamedFile { variable: name, path })

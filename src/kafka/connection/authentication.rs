@@ -8,13 +8,16 @@
 //! answers to earlier requests still come in, and in their order. A broker before Kafka 1.0 takes SASL messages without a
 //! header (`bare`), and knows no session lifetime.
 
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, at, never, select_biased};
 
+use super::life::{Life, Need};
+use super::socket::Shared;
 use super::stream::WriteHalf;
 use super::{ConnectionError, ConnectionOptions};
 use crate::auth::Token;
@@ -23,18 +26,16 @@ use crate::kafka::codec::{CodecError, Versions, sasl as wire};
 use crate::kafka::error::ErrorCode;
 use crate::kafka::sasl::{Credentials, Exchange, SaslError, Step, scram};
 
-/// Authentication is repeated when this part of the session's lifetime is over, in hundredths.
-const AGAIN_AT: u32 = 85;
-/// Longer lifetimes are taken for this one: its end is a point in time, and there is a last one.
-const LIFETIME_MAX: Duration = Duration::from_secs(10 * 365 * 86_400);
-/// How often it is looked for a newer token, when the one in use is too old to prolong the session.
-const LOOK_FOR_TOKEN: Duration = Duration::from_millis(250);
-/// The session is given up by us this long before the broker does it, but never before a twentieth of its life is left.
-const MARGIN: Duration = Duration::from_millis(500);
-/// How long the broker's answers may take while others are ahead of them: as long as any request.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the broker's answers may take when no others are ahead of them. While a request is in flight its owner judges how
+/// long that may take: minutes on a slow uplink, and what is behind it takes longer.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// A token that ends this much earlier by the broker than by its endpoint is a clock that somebody should set.
+const SKEW_HARMLESS: Duration = Duration::from_secs(5);
 /// No mechanism has as many messages; a peer that goes on for ever is none.
 const MESSAGES_MAX: usize = 8;
+
+/// What an operator should look at when a broker takes a token for over that its endpoint does not.
+pub const CLOCK_AHEAD: &str = "is its clock ahead of the token endpoint's?";
 
 const UNSUPPORTED_MECHANISM: ErrorCode = ErrorCode(33);
 const ILLEGAL_STATE: ErrorCode = ErrorCode(34);
@@ -45,69 +46,8 @@ pub struct Party<'a> {
     pub versions: &'a Versions,
     pub client_id: &'a str,
     pub peer: SocketAddr,
-}
-
-/// How long what is authenticated may be used.
-#[derive(Debug)]
-pub struct Life {
-    /// None: for ever.
-    session: Option<Session>,
-    /// The token that was shown.
-    token: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Session {
-    /// From when on to authenticate again.
-    again: Instant,
-    /// From when on it is too late.
-    too_late: Instant,
-    /// A token that lives longer than this prolongs it, also if it is the same as before.
-    worth: Instant,
-}
-
-/// What a [`Life`] asks for now.
-enum Need {
-    Nothing,
-    Again(Option<Token>),
-    TooLate,
-}
-
-impl Life {
-    pub fn endless() -> Life {
-        Life { session: None, token: None }
-    }
-
-    fn new(lifetime_ms: i64, from: Instant, token: Option<u64>) -> Life {
-        let lifetime = u64::try_from(lifetime_ms).ok().filter(|ms| *ms > 0);
-        let lifetime = lifetime.map(|ms| Duration::from_millis(ms).min(LIFETIME_MAX));
-        let session = lifetime.map(|lifetime| Session {
-            again: from + lifetime * AGAIN_AT / 100,
-            too_late: from + (lifetime - MARGIN.min(lifetime / 20)),
-            worth: from + lifetime + lifetime / 10,
-        });
-        Life { session, token }
-    }
-
-    /// What to do now. The broker ends a session with its token, so that one which does not outlive the session would only
-    /// buy what there is already.
-    fn need(&self, credentials: Option<&Credentials>, now: Instant) -> Need {
-        let Some(session) = self.session.filter(|session| session.again <= now) else { return Need::Nothing };
-        let Some(Credentials::OAuthBearer { tokens, .. }) = credentials else { return Need::Again(None) };
-        let is_worth_it =
-            |token: &Token| Some(token.serial()) != self.token || token.expires_at() > session.worth;
-        match tokens.current().filter(is_worth_it) {
-            Some(token) => Need::Again(Some(token)),
-            None if now < session.too_late => Need::Nothing,
-            None => Need::TooLate,
-        }
-    }
-
-    /// When to look again.
-    fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let session = self.session?;
-        Some(if session.again > now { session.again } else { (now + LOOK_FOR_TOKEN).min(session.too_late) })
-    }
+    /// What was granted to the connection before, if this is not the first time.
+    pub before: Option<&'a Life>,
 }
 
 /// Authenticates by `exchange`, which sends a frame and gives the answer to it.
@@ -121,7 +61,7 @@ pub fn authenticate(
     if let Err(ConnectionError::Sasl { source: SaslError::Refused { .. }, .. }) = &outcome
         && let (Credentials::OAuthBearer { tokens, .. }, Some(serial)) = (party.credentials, serial)
     {
-        tokens.refused(serial);
+        tokens.replace(serial);
     }
     outcome
 }
@@ -131,7 +71,7 @@ fn run(
     token: Option<Token>,
     exchange: &mut dyn FnMut(Bytes) -> Result<Bytes, ConnectionError>,
 ) -> Result<Life, ConnectionError> {
-    let Party { credentials, versions, client_id, peer } = *party;
+    let Party { credentials, versions, client_id, peer, before } = *party;
     let broken = |source: CodecError| ConnectionError::Versions { peer, source };
     let refused = |source: SaslError| ConnectionError::Sasl { peer, source };
     let framed = versions.sasl_authenticate();
@@ -146,6 +86,7 @@ fn run(
         UNSUPPORTED_MECHANISM => {
             return Err(refused(SaslError::NotOffered { mechanism, offered: answer.mechanisms }));
         }
+        ILLEGAL_STATE if before.is_some() => return Err(refused(SaslError::NotAgain)),
         ILLEGAL_STATE => return Err(refused(SaslError::NoSaslHere)),
         code => return Err(refused(SaslError::Refused { mechanism, message: code.to_string() })),
     }
@@ -169,7 +110,7 @@ fn run(
         };
         match sasl.next(&bytes).map_err(refused)? {
             Step::Send(next) => message = next,
-            Step::Done => return Ok(Life::new(lifetime_ms, from, serial)),
+            Step::Done => return Ok(Life::new(lifetime_ms, from, serial, before)),
         }
     }
     Err(refused(SaslError::Protocol { mechanism, what: "is one of too many" }))
@@ -198,6 +139,11 @@ pub struct Line<'a> {
     pub options: &'a ConnectionOptions,
     pub versions: Arc<Versions>,
     pub life: Life,
+    pub shared: Arc<Shared>,
+    /// [`ANSWER_TIMEOUT`].
+    pub answer_timeout: Duration,
+    /// The operator was told of the broker's clock: once for each connection, not for each token.
+    pub clock_told: bool,
 }
 
 impl Line<'_> {
@@ -210,9 +156,13 @@ impl Line<'_> {
             match self.life.need(self.options.security.sasl.as_ref(), now) {
                 Need::Nothing => {}
                 Need::Again(token) => self.authenticate_again(token)?,
+                Need::Newer(than) => self.ask_for_newer(than),
                 Need::TooLate => return Err(self.too_late()),
             }
-            let look = self.life.wake_at(clock::now()).map_or_else(never, at);
+            let now = clock::now();
+            let look = self.life.wake_at(now).map_or_else(never, at);
+            let nothing = never();
+            let frames = if self.life.is_over(now) { &nothing } else { frames };
             let frame = select_biased! {
                 recv(self.wake) -> _ => None,
                 recv(look) -> _ => None,
@@ -222,7 +172,10 @@ impl Line<'_> {
                 },
             };
             match frame {
-                Some(frame) => self.stream.write_all(&frame).map_err(lost)?,
+                Some(frame) => {
+                    self.shared.asks();
+                    self.stream.write_all(&frame).map_err(lost)?;
+                }
                 None => self.stream.write_pending().map_err(lost)?,
             }
         }
@@ -232,32 +185,80 @@ impl Line<'_> {
         let peer = self.peer;
         let lost = |source| ConnectionError::Lost { peer, source };
         let Some(credentials) = &self.options.security.sasl else { return Ok(()) };
-        let versions = Arc::clone(&self.versions);
-        let party = Party { credentials, versions: &versions, client_id: &self.options.client_id, peer };
-        let (stream, answers) = (&mut self.stream, &self.answers);
+        let (client_id, before) = (self.options.client_id.as_str(), Some(&self.life));
+        let party = Party { credentials, versions: &self.versions, client_id, peer, before };
+        let (stream, answers, shared) = (&mut self.stream, &self.answers, &self.shared);
+        let limit = self.answer_timeout;
         let mut exchange = |frame: Bytes| {
             stream.write_all(&frame).map_err(lost)?;
-            answers.recv_timeout(ANSWER_TIMEOUT).map_err(|error| {
-                let kind = match error {
-                    RecvTimeoutError::Timeout => std::io::ErrorKind::TimedOut,
-                    // The reader has ended, and has told why.
-                    RecvTimeoutError::Disconnected => std::io::ErrorKind::UnexpectedEof,
-                };
-                lost(std::io::Error::new(kind, "no answer to the repeated authentication"))
-            })
+            wait_for_answer(answers, shared, limit).map_err(lost)
         };
-        self.life = authenticate(&party, token, &mut exchange)?;
+        shared.begins_authentication();
+        let outcome = authenticate(&party, token.clone(), &mut exchange);
+        let end_of_reader = shared.ends_authentication();
+        let life = match (outcome, end_of_reader) {
+            (Ok(life), None) => life,
+            (Ok(_), Some(error)) => return Err(error),
+            // What the broker said before it closed the connection counts, and not that it did.
+            (Err(error @ ConnectionError::Sasl { .. }), _) => return Err(error),
+            (Err(error), end_of_reader) => return Err(end_of_reader.unwrap_or(error)),
+        };
+        self.life = life;
         log::debug!("authenticated again at {peer}");
+        if let (Some(token), Some(end)) = (token, self.life.spent_at()) {
+            let ahead = token.expires_at().saturating_duration_since(end);
+            if ahead >= SKEW_HARMLESS && !self.clock_told {
+                self.clock_told = true;
+                let sec = ahead.as_secs();
+                log::warn!(
+                    "Kafka broker {peer} ends tokens {sec} s early: {CLOCK_AHEAD} Others are fetched in time"
+                );
+            }
+            self.ask_for_newer(token.serial());
+        }
         Ok(())
     }
 
+    fn ask_for_newer(&self, than: u64) {
+        if let Some(Credentials::OAuthBearer { tokens, .. }) = &self.options.security.sasl {
+            tokens.replace(than);
+        }
+    }
+
     fn too_late(&self) -> ConnectionError {
-        let why = match &self.options.security.sasl {
+        let failure = match &self.options.security.sasl {
             Some(Credentials::OAuthBearer { tokens, .. }) => tokens.failure(),
             _ => None,
         };
-        let why = why.unwrap_or_else(|| "the token endpoint has not answered".to_owned());
+        let why = failure.unwrap_or_else(|| match self.life.spent_at() {
+            Some(_) => {
+                format!("the token endpoint gives none that the broker takes for longer ({CLOCK_AHEAD})")
+            }
+            None => "the token endpoint has not answered".to_owned(),
+        });
         ConnectionError::Sasl { peer: self.peer, source: SaslError::SessionOver(why) }
+    }
+}
+
+/// Waits until the reader hands over the answer to our own request. The wait begins anew as long as requests of the owner are in
+/// flight: he closes the connection when one of them takes too long.
+fn wait_for_answer(answers: &Receiver<Bytes>, shared: &Shared, limit: Duration) -> io::Result<Bytes> {
+    loop {
+        let others_ahead = shared.is_asked();
+        match answers.recv_timeout(limit) {
+            Ok(answer) => return Ok(answer),
+            Err(RecvTimeoutError::Timeout) if others_ahead => {}
+            Err(RecvTimeoutError::Timeout) => {
+                let what = "no answer to the repeated authentication";
+                return Err(io::Error::new(ErrorKind::TimedOut, what));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::new(
+                    ErrorKind::UnexpectedEof,
+                    "closed during the repeated authentication",
+                ));
+            }
+        }
     }
 }
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::authentication::{self, Life};
+use super::authentication;
+use super::life::Life;
 use super::socket::{ReadError, read_response};
 use super::stream::Stream;
 use super::{ConnectionError, ConnectionOptions};
@@ -33,18 +34,25 @@ pub fn shake(
     let versions = negotiate(stream, peer, options, deadline)?;
     let Some(credentials) = &options.security.sasl else { return Ok((versions, Life::endless())) };
     let mechanism = credentials.mechanism();
+    let is_bare = versions.sasl_authenticate().is_none();
     let mut exchange = |frame: Bytes| {
         exchange(stream, &frame, peer, deadline).map_err(|error| match error {
-            // Brokers before Kafka 1.0 have no other way to say no.
             ConnectionError::Handshake { source, .. } if source.kind() == ErrorKind::UnexpectedEof => {
                 let message = "it closed the connection".to_owned();
-                ConnectionError::Sasl { peer, source: SaslError::Refused { mechanism, message } }
+                if is_bare {
+                    // Brokers before Kafka 1.0 have no other way to say no.
+                    ConnectionError::Sasl { peer, source: SaslError::Refused { mechanism, message } }
+                } else {
+                    // Later ones say it. This one stops, or something between us and it does not let SASL through.
+                    let message = format!("{message} during the authentication, without a word");
+                    ConnectionError::Handshake { peer, source: io::Error::new(source.kind(), message) }
+                }
             }
             error => error,
         })
     };
-    let party =
-        authentication::Party { credentials, versions: &versions, client_id: &options.client_id, peer };
+    let client_id = options.client_id.as_str();
+    let party = authentication::Party { credentials, versions: &versions, client_id, peer, before: None };
     let life = authentication::authenticate(&party, token, &mut exchange)?;
     Ok((versions, life))
 }

@@ -2,15 +2,16 @@
 
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicIsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, select_biased};
 
-use super::authentication::Line;
+use super::authentication::{self, CLOCK_AHEAD, Line};
 use super::stream::{ReadHalf, Stream};
 use super::{ConnectionError, ConnectionEvent, ConnectionOptions, handshake};
-use crate::auth::Token;
+use crate::auth::{Token, TokenSource};
 use crate::clock;
 use crate::kafka::codec;
 use crate::kafka::sasl::{Credentials, SaslError};
@@ -19,41 +20,95 @@ use crate::thread::{self, Ending};
 /// What the reader asks for at once: several produce responses fit, and a large fetch bypasses the buffer.
 const READ_BUFFER_BYTES: usize = 8 * 1024;
 
-/// What both threads and the owner share: the socket to shut down, and whether the end was told.
+/// What both threads and the owner share: the socket to shut down, whether the end was told, and who is to tell it.
 #[derive(Debug, Default)]
 pub struct Shared {
     state: Mutex<State>,
+    /// Requests of the owner that were written and have no answer.
+    in_flight: AtomicIsize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
     socket: Option<TcpStream>,
+    /// The writer authenticates again: if it is refused, that is the reason of the end, although the reader sees the end first.
+    authenticating: bool,
+    /// How the reader ended meanwhile.
+    end_of_reader: Option<ConnectionError>,
 }
 
 impl Shared {
     /// Ends both threads' reads and writes, also those that have not begun. True the first time.
     pub fn close(&self) -> bool {
-        // A panic while the lock is held cannot leave these two fields in a state that matters.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(socket) = state.socket.take() {
-            // It fails only when the peer was faster.
-            let _ = socket.shutdown(Shutdown::Both);
-        }
+        let mut state = self.lock();
+        state.shut_down();
         !std::mem::replace(&mut state.closed, true)
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held cannot leave these fields in a state that matters.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_closed(&self) -> bool {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed
+        self.lock().closed
+    }
+
+    /// From here on the writer tells why the connection ends.
+    pub fn begins_authentication(&self) {
+        self.lock().authenticating = true;
+    }
+
+    /// The end of that; gives how the reader ended meanwhile, if it did.
+    pub fn ends_authentication(&self) -> Option<ConnectionError> {
+        let mut state = self.lock();
+        state.authenticating = false;
+        state.end_of_reader.take()
+    }
+
+    /// Leaves telling of the reader's end to the writer if it authenticates; else gives the error back.
+    pub(super) fn leave_to_writer(&self, error: ConnectionError) -> Option<ConnectionError> {
+        let mut state = self.lock();
+        if !state.authenticating || state.closed {
+            return Some(error);
+        }
+        state.shut_down();
+        state.end_of_reader = Some(error);
+        None
+    }
+
+    /// A request of the owner is written.
+    pub fn asks(&self) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer to one has come.
+    pub fn is_answered(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether a request of the owner is without an answer.
+    pub fn is_asked(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) > 0
     }
 
     /// Makes the socket known to whoever closes. False if the connection was closed meanwhile.
     fn adopt(&self, socket: TcpStream) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.lock();
         if !state.closed {
             state.socket = Some(socket);
         }
         !state.closed
+    }
+}
+
+impl State {
+    fn shut_down(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            // It fails only when the peer was faster.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
     }
 }
 
@@ -146,6 +201,7 @@ impl Writer {
             response_max_bytes: options.response_max_bytes,
             events: events.clone(),
             answers,
+            unlimited: self.tokens().cloned().zip(life.unlimited_token()),
         };
         // Before the reader starts, so that the owner is ready when the first response comes.
         let ready = ConnectionEvent::Ready { connection: events.id, versions: Arc::clone(&versions), peer };
@@ -153,8 +209,18 @@ impl Writer {
         let at_end = events.clone();
         thread::spawn("kafka-read", move || reader.run(), move |ending| at_end.end_by(ending))
             .map_err(handshake_failed)?;
-        let mut line =
-            Line { stream: write_half, wake, answers: answers_inbox, peer, options, versions, life };
+        let mut line = Line {
+            stream: write_half,
+            wake,
+            answers: answers_inbox,
+            peer,
+            options,
+            versions,
+            life,
+            shared: Arc::clone(&events.shared),
+            answer_timeout: authentication::ANSWER_TIMEOUT,
+            clock_told: false,
+        };
         line.write(&self.frames)?;
         Ok(())
     }
@@ -162,14 +228,19 @@ impl Writer {
     /// The token to authenticate with, if the mechanism has one. Asked for before anything is connected: without one there
     /// is nothing to say to a broker.
     fn token(&self) -> Result<Option<Token>, Stop> {
-        let Some(Credentials::OAuthBearer { tokens, .. }) = &self.options.security.sasl else {
-            return Ok(None);
-        };
-        let token = tokens.wait(clock::now() + self.options.connect_timeout).map_err(|why| {
+        let Some(tokens) = self.tokens() else { return Ok(None) };
+        let token = tokens.wait().map_err(|why| {
             let source = SaslError::NoToken(why);
             ConnectionError::NoToken { host: self.host.clone(), port: self.port, source }
         })?;
         if self.events.shared.is_closed() { Err(Stop::ByOwner) } else { Ok(Some(token)) }
+    }
+
+    fn tokens(&self) -> Option<&TokenSource> {
+        match &self.options.security.sasl {
+            Some(Credentials::OAuthBearer { tokens, .. }) => Some(tokens),
+            _ => None,
+        }
     }
 
     fn connect(&self) -> Result<(TcpStream, SocketAddr), Stop> {
@@ -199,14 +270,23 @@ struct Reader {
     events: Events,
     /// Where the answers to the writer's own requests go.
     answers: Sender<Bytes>,
+    /// The token, if it was taken for a session of which the broker told no end. That may be one of no length.
+    unlimited: Option<(TokenSource, u64)>,
 }
 
 impl Reader {
     /// The reader thread.
     fn run(self) -> Result<(), String> {
         let events = self.events.clone();
-        let stop = self.read_all();
-        events.end(stop);
+        // Until the end is told the writer must not see that there are no more answers, or it would tell only that.
+        let _answers = self.answers.clone();
+        let stop = match self.read_all() {
+            Stop::Failed(error) => events.shared.leave_to_writer(error).map(Stop::Failed),
+            Stop::ByOwner => Some(Stop::ByOwner),
+        };
+        if let Some(stop) = stop {
+            events.end(stop);
+        }
         Ok(())
     }
 
@@ -218,10 +298,7 @@ impl Reader {
             let body = match read_response(&mut socket, self.response_max_bytes) {
                 Ok(body) => body,
                 Err(ReadError::Io(error)) if error.kind() == ErrorKind::UnexpectedEof && !answered => {
-                    let what = "closed before anything was answered (as a listener does that asks for SASL or for \
-                                other rights, or one where nothing was asked for long)";
-                    let source = io::Error::new(ErrorKind::UnexpectedEof, what);
-                    return ConnectionError::Lost { peer, source }.into();
+                    return closed_unanswered(peer, self.unlimited.as_ref()).into();
                 }
                 Err(ReadError::Io(source)) => return ConnectionError::Lost { peer, source }.into(),
                 Err(ReadError::TooLarge { bytes, limit_bytes }) => {
@@ -238,6 +315,7 @@ impl Reader {
                 }
                 continue;
             }
+            self.events.shared.is_answered();
             if let Err(stop) =
                 self.events.send(ConnectionEvent::Response { connection: self.events.id, body })
             {
@@ -245,6 +323,24 @@ impl Reader {
             }
         }
     }
+}
+
+/// The connection was closed before anything was answered on it. A broker that takes a token as over by its clock within the skew
+/// that it allows tells no end of the session, and closes it at the first request.
+fn closed_unanswered(peer: SocketAddr, unlimited: Option<&(TokenSource, u64)>) -> ConnectionError {
+    let what = match unlimited {
+        Some((tokens, serial)) => {
+            tokens.replace(*serial);
+            format!(
+                "closed before anything was answered (as a broker does by whose clock the token is over: \
+                 {CLOCK_AHEAD} Or one where nothing was asked for long)"
+            )
+        }
+        None => "closed before anything was answered (as a listener does that asks for SASL or for other rights, or \
+                 one where nothing was asked for long)"
+            .to_owned(),
+    };
+    ConnectionError::Lost { peer, source: io::Error::new(ErrorKind::UnexpectedEof, what) }
 }
 
 #[derive(Debug)]

@@ -264,7 +264,8 @@ impl Read for ReadHalf {
                     continue;
                 }
             }
-            *from = 0;
+            // Both before the read: one that a signal interrupts must not make what was there stand there again.
+            (*from, *to) = (0, 0);
             *to = socket.read(encrypted)?;
             if *to == 0 {
                 // The session tells whether the peer had said that this is the end.

@@ -14,6 +14,7 @@ use log::{debug, info, warn};
 
 use super::topic::PartitionAt;
 use crate::backoff::Backoff;
+use crate::error::kind;
 use crate::kafka::protocol::Broker;
 
 /// A link silent for this long is not asked for metadata, and another broker is: it may have lost its partitions.
@@ -28,6 +29,9 @@ const BOOTSTRAP_STAGGER: Duration = Duration::from_secs(1);
 const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 /// Below the five seconds within which messages must flow after Kafka is back.
 const RECONNECT_MAX: Duration = Duration::from_secs(2);
+/// Between tries of credentials that a broker refuses.
+const REFUSED_FIRST: Duration = Duration::from_secs(1);
+const REFUSED_MAX: Duration = Duration::from_secs(60);
 /// A link that lived this long and is closed by the broker while nothing is asked was idle
 /// (connections.max.idle.ms), which is no trouble.
 const IDLE_AFTER: Duration = Duration::from_secs(60);
@@ -35,6 +39,10 @@ const IDLE_AFTER: Duration = Duration::from_secs(60);
 const WORKED_AFTER: Duration = Duration::from_secs(10);
 /// A broker that takes connections and ends each of them is told this often: it tries every two seconds.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
+/// One that is not reached at all, or refuses, is told for the same reason this often: it may be away for days.
+const TELL_SAME_AGAIN: Duration = Duration::from_secs(10 * 60);
+/// Another reason is told at once, but no more of them of one address within [`TELL_AGAIN`].
+const REASONS_MAX: usize = 3;
 
 /// What was asked on a link.
 #[derive(Debug)]
@@ -101,11 +109,33 @@ struct Node {
 #[derive(Debug)]
 struct Address {
     backoff: Backoff,
+    /// The same while it refuses our credentials; see [`Cluster::on_closed`].
+    refusals: Backoff,
     not_before: Instant,
-    /// When the operator was told that it fails; None while it works.
-    told_at: Option<Instant>,
+    /// Which kinds of failure the operator was told of late, and when; none while it works. At most [`REASONS_MAX`] for each
+    /// [`TELL_AGAIN`] of [`TELL_SAME_AGAIN`].
+    told: Vec<(String, Instant)>,
     /// How long a request may be unanswered on its next link.
     timeout: Duration,
+}
+
+impl Address {
+    /// Whether the operator is to be told that it fails, and notes that he was. Each reason is news once: what comes behind a
+    /// lost connection, an expired certificate say, is what he has to act on.
+    fn tells(&mut self, reason: &str, was_ready: bool, now: Instant) -> bool {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        self.told.retain(|(_, at)| since(*at) < TELL_SAME_AGAIN);
+        let kind = kind(reason);
+        let again = if was_ready { TELL_AGAIN } else { TELL_SAME_AGAIN };
+        let known = self.told.iter().any(|(told, at)| *told == kind && since(*at) < again);
+        let late = self.told.iter().filter(|(_, at)| since(*at) < TELL_AGAIN).count();
+        if known || late >= REASONS_MAX {
+            return false;
+        }
+        self.told.retain(|(told, _)| *told != kind);
+        self.told.push((kind, now));
+        true
+    }
 }
 
 /// A link to open: its number and address.
@@ -191,6 +221,9 @@ impl Cluster {
         let Some(found) = self.links.get_mut(&link) else { return };
         found.ready = Some(can_ask);
         let address = (found.host.clone(), found.port);
+        if let Some(address) = self.addresses.get_mut(&address) {
+            address.refusals.reset();
+        }
         debug!("connected to Kafka broker {}:{}", address.0, address.1);
         if let Some(away_since) = self.away_since.take() {
             let away = now.saturating_duration_since(away_since).as_secs_f32();
@@ -201,8 +234,16 @@ impl Cluster {
         self.reached = true;
     }
 
-    /// Notes a link that ended; returns what it leaves unanswered.
-    pub fn on_closed(&mut self, link: u64, reason: &str, random: f64, now: Instant) -> VecDeque<Sent> {
+    /// Notes a link that ended; returns what it leaves unanswered. With `refusal` the broker has refused our credentials, which
+    /// more tries do not mend and which may lock the account: they come ever more slowly, up to that pause.
+    pub fn on_closed(
+        &mut self,
+        link: u64,
+        reason: &str,
+        refusal: Option<Duration>,
+        random: f64,
+        now: Instant,
+    ) -> VecDeque<Sent> {
         let Some(closed) = self.links.remove(&link) else { return VecDeque::new() };
         let (host, port) = (closed.host, closed.port);
         let lived = now.saturating_duration_since(closed.opened_at);
@@ -212,16 +253,17 @@ impl Cluster {
             if closed.ready.is_some() && lived >= RECONNECT_MAX {
                 address.backoff.reset();
             }
-            address.not_before = if idle { now } else { now + address.backoff.next_delay(random) };
+            address.not_before = match refusal {
+                Some(longest) => now + address.refusals.next_delay(random).min(longest),
+                None if idle => now,
+                None => now + address.backoff.next_delay(random),
+            };
             if closed.ready.is_some() && lived >= WORKED_AFTER {
-                address.told_at = None;
+                address.told.clear();
             }
-            let due =
-                |told_at| closed.ready.is_some() && now.saturating_duration_since(told_at) >= TELL_AGAIN;
-            told = !idle && address.told_at.is_none_or(due);
+            told = !idle && address.tells(reason, closed.ready.is_some(), now);
             if told {
                 warn!("Kafka broker {host}:{port}: {reason}; trying again");
-                address.told_at = Some(now);
             } else {
                 debug!("Kafka broker {host}:{port}: {reason}");
             }
@@ -292,7 +334,7 @@ impl Cluster {
             if let Some(address) = self.addresses.get_mut(&(silent.host.clone(), silent.port)) {
                 address.timeout = (silent.timeout * 2).min(REQUEST_TIMEOUT_MAX);
             }
-            return self.on_closed(link, why, random, now);
+            return self.on_closed(link, why, None, random, now);
         }
         self.links.remove(&link).map(|link| link.sent).unwrap_or_default()
     }
@@ -340,8 +382,9 @@ impl Cluster {
         self.next_link += 1;
         let address = self.addresses.entry((host.clone(), port)).or_insert_with(|| Address {
             backoff: Backoff::new(RECONNECT_FIRST, RECONNECT_MAX),
+            refusals: Backoff::new(REFUSED_FIRST, REFUSED_MAX),
             not_before: now,
-            told_at: None,
+            told: Vec::new(),
             timeout: REQUEST_TIMEOUT,
         });
         let timeout = address.timeout;
@@ -361,3 +404,7 @@ impl Cluster {
         Opening { link, host, port }
     }
 }
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

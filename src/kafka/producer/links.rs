@@ -131,7 +131,7 @@ impl<T: Tag> Producer<T> {
                 warn!("a Kafka broker answered a request of another kind; closing the connection");
                 let mut unanswered = VecDeque::from([Sent { ticket: sent.ticket, at: sent.at, what }]);
                 let random = self.rng.f64();
-                unanswered.extend(self.cluster.on_closed(link, "answer of another kind", random, now));
+                unanswered.extend(self.cluster.on_closed(link, "answer of another kind", None, random, now));
                 self.actions.push_back(Action::Close { link });
                 self.on_unanswered(unanswered, now);
             }

@@ -135,6 +135,8 @@ pub enum LinkEvent {
         link: u64,
         /// Why, in words.
         reason: String,
+        /// The broker has refused our credentials: the longest pause before they are tried again.
+        refusal: Option<Duration>,
     },
 }
 
@@ -370,10 +372,10 @@ impl<T: Tag> Producer<T> {
                 // Partitions whose leader this is may send now; so may what was waiting for any broker.
                 self.wake_at = Some(now);
             }
-            LinkEvent::Closed { link, reason } => {
+            LinkEvent::Closed { link, reason, refusal } => {
                 let random = self.rng.f64();
                 let node = self.cluster.links.get(&link).and_then(|link| link.node);
-                let unanswered = self.cluster.on_closed(link, &reason, random, now);
+                let unanswered = self.cluster.on_closed(link, &reason, refusal, random, now);
                 self.on_unanswered(unanswered, now);
                 self.suspect_leaders(now, |leader| Some(leader) == node);
             }

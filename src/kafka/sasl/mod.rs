@@ -70,6 +70,12 @@ pub enum SaslError {
     /// The listener has no SASL.
     #[error("this listener does not take SASL: set KAFKA_SECURITY_PROTOCOL, or use another port")]
     NoSaslHere,
+    /// The broker takes no repeated authentication now.
+    #[error(
+        "the broker does not take a repeated authentication (ILLEGAL_SASL_STATE): its sessions have no end, or the last one \
+         was less than a second ago"
+    )]
+    NotAgain,
     /// Name, password or token is refused.
     #[error("{mechanism} authentication is refused by the broker{}", said(message))]
     Refused {
@@ -102,8 +108,12 @@ pub enum SaslError {
     },
 }
 
+/// The most that is told of a broker's words, characters.
+const SAID_MAX: usize = 200;
+
 fn offers(mechanisms: &[String]) -> String {
-    if mechanisms.is_empty() { String::new() } else { format!(" but {}", mechanisms.join(", ")) }
+    let names: String = mechanisms.join(", ").chars().take(SAID_MAX).collect();
+    if names.is_empty() { String::new() } else { format!(" but {names}") }
 }
 
 fn said(message: &str) -> String {
@@ -114,6 +124,8 @@ fn said(message: &str) -> String {
 pub struct Exchange {
     mechanism: &'static str,
     state: State,
+    /// What must not be in a message, although the broker repeats it.
+    secret: Secret,
 }
 
 impl fmt::Debug for Exchange {
@@ -150,20 +162,20 @@ impl Exchange {
         nonce: &str,
     ) -> Result<(Exchange, Vec<u8>), SaslError> {
         let mechanism = credentials.mechanism();
-        let (state, first) = match credentials {
+        let (state, first, secret) = match credentials {
             Credentials::Plain { user, password } => {
-                (State::Said, format!("\0{user}\0{}", password.expose()).into_bytes())
+                (State::Said, format!("\0{user}\0{}", password.expose()).into_bytes(), password)
             }
             Credentials::Scram { hash, user, password } => {
                 let (client, first) = scram::Client::begin(*hash, user, password.clone(), nonce);
-                (State::Scram(Box::new(client)), first)
+                (State::Scram(Box::new(client)), first, password)
             }
             Credentials::OAuthBearer { extensions, .. } => {
                 let token = token.ok_or_else(|| SaslError::NoToken("none was fetched yet".to_owned()))?;
-                (State::Said, oauthbearer::first_message(token.value(), extensions))
+                (State::Said, oauthbearer::first_message(token.value(), extensions), token.value())
             }
         };
-        Ok((Exchange { mechanism, state }, first))
+        Ok((Exchange { mechanism, state, secret: secret.clone() }, first))
     }
 
     /// Takes a message of the server.
@@ -173,18 +185,22 @@ impl Exchange {
     pub fn next(&mut self, message: &[u8]) -> Result<Step, SaslError> {
         let mechanism = self.mechanism;
         match &mut self.state {
-            State::Scram(client) => client.next(message),
+            State::Scram(client) => client.next(message).map_err(|error| match error {
+                SaslError::Refused { message, .. } => self.refused(Some(message)),
+                error => error,
+            }),
             State::Said if mechanism == "OAUTHBEARER" && !message.is_empty() => {
                 self.state = State::TokenRefused(oauthbearer::refusal(message));
                 Ok(Step::Send(vec![1]))
             }
             State::Said => Ok(Step::Done),
             // The broker must have ended it with an error.
-            State::TokenRefused(why) => Err(SaslError::Refused { mechanism, message: why.clone() }),
+            State::TokenRefused(_) => Err(self.refused(None)),
         }
     }
 
-    /// The error of a broker that ended the exchange, with what it said before.
+    /// The error of a broker that ended the exchange, with what it said before: not more than can be read, and without our secret
+    /// should it repeat it.
     pub fn refused(&self, message: Option<String>) -> SaslError {
         let mut message = message.unwrap_or_default();
         if let State::TokenRefused(why) = &self.state
@@ -193,6 +209,11 @@ impl Exchange {
         {
             message = if message.is_empty() { why.clone() } else { format!("{message} ({why})") };
         }
+        let secret = self.secret.expose();
+        if !secret.is_empty() {
+            message = message.replace(secret, "***");
+        }
+        let message = message.chars().take(SAID_MAX).collect();
         SaslError::Refused { mechanism: self.mechanism, message }
     }
 }
@@ -210,6 +231,34 @@ mod tests {
         assert_eq!(first, b"\0tim\0tanstaaftanstaaf");
         assert_eq!(exchange.next(b"").unwrap(), Step::Done);
         assert!(!format!("{credentials:?} {exchange:?}").contains("tanstaaf"));
+    }
+
+    #[test]
+    fn a_brokers_words_are_bounded_and_without_the_secret() {
+        let told = |credentials: &Credentials, token: Option<&Token>, secret: &str| {
+            let (exchange, _) = Exchange::begin(credentials, token, "n").unwrap();
+            let echo = format!("wrong: {secret}, {}", "x".repeat(1 << 20));
+            let said = exchange.refused(Some(echo)).to_string();
+            assert!(said.contains("wrong: ***, xxx") && !said.contains(secret), "{said:.300}");
+            assert!(said.len() < 300, "{} characters", said.len());
+        };
+        let (user, password) = ("tim".to_owned(), Secret::new("hunter2"));
+        told(&Credentials::Plain { user: user.clone(), password: password.clone() }, None, "hunter2");
+        let scram = Credentials::Scram { hash: Hash::Sha256, user, password };
+        told(&scram, None, "hunter2");
+        let (mut exchange, _) = Exchange::begin(&scram, None, "n").unwrap();
+        let said = exchange.next(b"e=no hunter2").unwrap_err().to_string();
+        assert!(said.ends_with(": no ***"), "{said}");
+        let tokens = TokenSource::fixed("a.b.c");
+        let token = tokens.current().unwrap();
+        let bearer = Credentials::OAuthBearer { tokens, extensions: Vec::new() };
+        told(&bearer, Some(&token), "a.b.c");
+        let (mut exchange, _) = Exchange::begin(&bearer, Some(&token), "").unwrap();
+        exchange.next(b"{\"status\":\"no a.b.c\"}").unwrap();
+        let said = exchange.next(b"").unwrap_err().to_string();
+        assert!(said.contains("status no ***") && !said.contains("a.b.c"), "{said}");
+        let offered = vec!["x".repeat(1 << 20)];
+        assert!(SaslError::NotOffered { mechanism: "PLAIN", offered }.to_string().len() < 300);
     }
 
     #[test]

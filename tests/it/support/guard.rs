@@ -1,6 +1,7 @@
 //! What stands in front of a scripted broker on a secured listener: TLS, SASL, session lifetimes. It works one request of a
 //! connection after the other, as a real broker does, and passes on what is none of its business.
 
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +25,10 @@ const API_VERSIONS: i16 = 18;
 const SASL_HANDSHAKE: i16 = 17;
 const SASL_AUTHENTICATE: i16 = 36;
 const UNSUPPORTED_SASL_MECHANISM: i16 = 33;
+const ILLEGAL_SASL_STATE: i16 = 34;
 const SASL_AUTHENTICATION_FAILED: i16 = 58;
+/// Kafka's MIN_REAUTH_INTERVAL_ONE_SECOND_NANOS.
+const REAUTH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Whom it lets in.
 #[derive(Clone)]
@@ -53,6 +57,11 @@ pub struct Rules {
     pub lifetime: Duration,
     /// As before Kafka 1.0: SASL messages without a header.
     pub bare: bool,
+    /// How long a token lives by this broker's clock, since it was first shown; zero is as long as any session. What is over is
+    /// still taken, for a session of no length, as a broker does within the skew that it allows.
+    pub token_life: Duration,
+    /// Ends the connection behind SaslHandshake, as a broker does that stops.
+    pub hangs_up: bool,
 }
 
 /// What it saw.
@@ -72,7 +81,12 @@ pub struct Seen {
 pub struct Guard {
     pub port: u16,
     seen: Arc<Mutex<Seen>>,
+    tokens: Arc<Mutex<Shown>>,
+    token_life: Duration,
 }
+
+/// When tokens were first shown.
+type Shown = HashMap<String, Instant>;
 
 impl Guard {
     /// Listens on a free port of 127.0.0.1 and passes on to `behind`, a port of it.
@@ -80,22 +94,31 @@ impl Guard {
         let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         let port = listener.local_addr().unwrap().port();
         let seen: Arc<Mutex<Seen>> = Arc::default();
+        let token_life = rules.token_life;
         let shared = Arc::clone(&seen);
+        let tokens: Arc<Mutex<Shown>> = Arc::default();
+        let shown = Arc::clone(&tokens);
         thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
-                let (rules, seen) = (rules.clone(), Arc::clone(&shared));
+                let (rules, seen, tokens) = (rules.clone(), Arc::clone(&shared), Arc::clone(&shown));
                 let connection = {
                     let mut seen = seen.lock().unwrap();
                     seen.connections += 1;
                     seen.connections
                 };
                 thread::spawn(move || {
-                    let pass = Pass { connection, rules, seen, behind, session: Session::default() };
+                    let pass = Pass { connection, rules, seen, tokens, behind, session: Session::default() };
                     pass.serve(socket);
                 });
             }
         });
-        Guard { port, seen }
+        Guard { port, seen, tokens, token_life }
+    }
+
+    /// The life of this token is over.
+    pub fn spend(&self, token: &str) {
+        let long_ago = Instant::now() - self.token_life;
+        self.tokens.lock().unwrap().insert(token.to_owned(), long_ago);
     }
 
     pub fn seen(&self) -> Seen {
@@ -126,7 +149,12 @@ struct Session {
     /// Between SaslHandshake and the end of SaslAuthenticate.
     authenticating: bool,
     let_in_at: Option<Instant>,
+    /// None: it has no end.
+    ends_at: Option<Instant>,
+    /// When the last repeated authentication began.
+    again_at: Option<Instant>,
     scram: Option<Scram>,
+    refused: bool,
 }
 
 struct Scram {
@@ -138,6 +166,7 @@ struct Pass {
     connection: usize,
     rules: Rules,
     seen: Arc<Mutex<Seen>>,
+    tokens: Arc<Mutex<Shown>>,
     behind: u16,
     session: Session,
 }
@@ -170,7 +199,8 @@ impl Pass {
         };
         while let Some(frame) = read_frame(&mut *stream) {
             let Some(answer) = self.answer(&frame, &mut behind) else { return };
-            if write_frame(&mut *stream, &answer).is_none() {
+            // Kafka ends the connection directly behind a refusal.
+            if write_frame(&mut *stream, &answer).is_none() || self.session.refused {
                 return;
             }
         }
@@ -183,13 +213,14 @@ impl Pass {
     /// None ends the connection.
     fn answer(&mut self, frame: &Bytes, behind: &mut TcpStream) -> Option<Vec<u8>> {
         if self.rules.bare && self.session.authenticating {
-            return self.sasl_message(frame).ok();
+            return if self.rules.hangs_up { None } else { self.sasl_message(frame).ok() };
         }
         let (key, version) =
             (i16::from_be_bytes([frame[0], frame[1]]), i16::from_be_bytes([frame[2], frame[3]]));
         let guarded = !matches!(self.rules.door, Door::Open);
         match key {
             SASL_HANDSHAKE if guarded => return Some(self.handshake(frame.clone(), version)),
+            SASL_AUTHENTICATE if self.rules.hangs_up => return None,
             SASL_AUTHENTICATE if guarded && !self.rules.bare => {
                 return self.authenticate(frame.clone(), version);
             }
@@ -204,8 +235,7 @@ impl Pass {
                 return None;
             }
             _ => {
-                let lifetime = self.rules.lifetime;
-                if !lifetime.is_zero() && self.session.let_in_at.is_some_and(|at| at.elapsed() > lifetime) {
+                if self.session.ends_at.is_some_and(|end| Instant::now() > end) {
                     self.seen.lock().unwrap().expired += 1;
                     return None;
                 }
@@ -249,8 +279,12 @@ impl Pass {
     fn handshake(&mut self, mut frame: Bytes, version: i16) -> Vec<u8> {
         let header = RequestHeader::decode(&mut frame, 1).unwrap();
         let asked = SaslHandshakeRequest::decode(&mut frame, version).unwrap().mechanism.to_string();
-        let fits = asked == self.mechanism();
-        let error = if fits { 0 } else { UNSUPPORTED_SASL_MECHANISM };
+        let fits = asked == self.mechanism() && !self.is_too_soon();
+        let error = match (asked == self.mechanism(), fits) {
+            (true, true) => 0,
+            (true, false) => ILLEGAL_SASL_STATE,
+            _ => UNSUPPORTED_SASL_MECHANISM,
+        };
         let offered = vec![StrBytes::from_static_str(self.mechanism())];
         let answer = SaslHandshakeResponse::default().with_error_code(error).with_mechanisms(offered);
         let mut out = BytesMut::new();
@@ -262,14 +296,25 @@ impl Pass {
         out.to_vec()
     }
 
+    /// A connection authenticates again once a second at most.
+    fn is_too_soon(&mut self) -> bool {
+        let is_again = self.session.let_in_at.is_some();
+        let too_soon = is_again && self.session.again_at.is_some_and(|at| at.elapsed() < REAUTH_INTERVAL);
+        if is_again && !too_soon {
+            self.session.again_at = Some(Instant::now());
+        }
+        too_soon
+    }
+
     fn authenticate(&mut self, mut frame: Bytes, version: i16) -> Option<Vec<u8>> {
         let header = RequestHeader::decode(&mut frame, if version >= 2 { 2 } else { 1 }).unwrap();
         let message = SaslAuthenticateRequest::decode(&mut frame, version).unwrap().auth_bytes;
         let mut answer = SaslAuthenticateResponse::default();
         match self.sasl_message(&message) {
             Ok(bytes) => {
+                let left = self.session.ends_at.filter(|_| !self.session.authenticating);
                 let lifetime =
-                    if self.session.authenticating { 0 } else { self.rules.lifetime.as_millis() as i64 };
+                    left.map_or(0, |end| end.saturating_duration_since(Instant::now()).as_millis() as i64);
                 answer = answer.with_auth_bytes(Bytes::from(bytes)).with_session_lifetime_ms(lifetime);
             }
             Err(message) => {
@@ -287,13 +332,20 @@ impl Pass {
     }
 
     fn let_in(&mut self, shown: &str) {
+        let now = Instant::now();
         self.session.authenticating = false;
-        self.session.let_in_at = Some(Instant::now());
+        self.session.let_in_at = Some(now);
+        let by_rule = Some(self.rules.lifetime).filter(|length| !length.is_zero()).map(|length| now + length);
+        let token_life = Some(self.rules.token_life).filter(|life| !life.is_zero());
+        let by_token =
+            token_life.map(|life| *self.tokens.lock().unwrap().entry(shown.to_owned()).or_insert(now) + life);
+        self.session.ends_at = by_rule.into_iter().chain(by_token).min();
         self.seen.lock().unwrap().let_in.push((self.connection, shown.to_owned()));
     }
 
     fn refuse(&mut self, why: &str) -> String {
         self.session.authenticating = false;
+        self.session.refused = true;
         self.seen.lock().unwrap().refused += 1;
         format!("Authentication failed: {why}")
     }

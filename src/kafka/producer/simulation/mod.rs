@@ -81,7 +81,7 @@ impl World {
                             self.links.insert(link, (broker, VecDeque::new()));
                             LinkEvent::Ready { link, describes_producers: true }
                         }
-                        None => LinkEvent::Closed { link, reason: "no such host".into() },
+                        None => LinkEvent::Closed { link, reason: "no such host".into(), refusal: None },
                     };
                     self.producer.on_event(event, self.now);
                 }
@@ -120,7 +120,7 @@ impl World {
                         self.cluster.handle(broker, &request, Fate::BreakAfter);
                     }
                 }
-                LinkEvent::Closed { link, reason: "broken".into() }
+                LinkEvent::Closed { link, reason: "broken".into(), refusal: None }
             }
         };
         self.producer.on_event(event, self.now);
@@ -205,7 +205,7 @@ fn run(world: &mut World, steps: Vec<Step>) {
                     world.links.iter().filter(|(_, (b, _))| *b == broker).map(|(id, _)| *id).collect();
                 for link in links {
                     world.links.remove(&link);
-                    let event = LinkEvent::Closed { link, reason: "restart".into() };
+                    let event = LinkEvent::Closed { link, reason: "restart".into(), refusal: None };
                     world.producer.on_event(event, world.now);
                 }
             }

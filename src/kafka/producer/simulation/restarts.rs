@@ -334,7 +334,7 @@ impl World {
                 for request in rest.iter().filter(|_| fate == Fate::BreakAfter) {
                     self.cluster.handle(broker, request, Fate::BreakAfter);
                 }
-                LinkEvent::Closed { link, reason: "broken".into() }
+                LinkEvent::Closed { link, reason: "broken".into(), refusal: None }
             }
         };
         self.producer.on_event(event, self.now);
@@ -346,7 +346,8 @@ impl World {
             self.links.iter().filter(|(_, (b, _))| *b == broker).map(|(id, _)| *id).collect();
         for link in links {
             self.links.remove(&link);
-            self.producer.on_event(LinkEvent::Closed { link, reason: "restart".into() }, self.now);
+            self.producer
+                .on_event(LinkEvent::Closed { link, reason: "restart".into(), refusal: None }, self.now);
         }
     }
 
