@@ -190,6 +190,9 @@ impl<T: Tag> Producer<T> {
         if topic.impossible {
             TopicState::Impossible
         } else if topic.refused.is_some() || topic.is_missing() {
+        } else if !self.cluster.links.values().any(|link| link.is_healthy(now)) {
+            // What Kafka said of the topic before it went away says nothing of an outage.
+            TopicState::Unreachable
             TopicState::Refused
         } else if topic.slots.iter().filter_map(|slot| slot.partition.leader).any(reached) {
             TopicState::Ready

@@ -154,8 +154,10 @@ fn event(route: &Route, state: TopicState, now: Instant, latency: Duration) -> O
     match (route.mode, state) {
         (Mode::Spooling | Mode::Draining, TopicState::Refused) => Some(Event::Refused),
         (Mode::Spooling, _) if Backlog::can_restore(state) && (proven || attempt) => Some(Event::Reachable),
-        (Mode::Draining, TopicState::Unreachable) => Some(Event::Unreachable),
-        (Mode::Draining, _) if route.is_read_out() => Some(Event::Emptied),
+        (Mode::Draining | Mode::Parked, TopicState::Unreachable) => Some(Event::Unreachable),
+        (Mode::Draining, _) if route.is_read_out() && route.unsure_until(now).is_none() => {
+            Some(Event::Emptied)
+        }
         (Mode::Parked, _) if Backlog::can_restore(state) => Some(Event::Accepted),
         _ => None,
     }
