@@ -7,13 +7,15 @@
 //!    |                    |     Unreachable     |  |
 //!    |                    |                     |  |
 //!    |          Refused   v       Refused       v  |
-//!    |             +-> Parked <-----------------+  |
-//!    |                    |  Accepted: Draining    |
-//!    +--------------------+------------------------+
+//!    |                  Parked <----------------+  |
+//!    |       Unreachable: Spooling                 |
+//!    |       Accepted: Draining                    |
+//!    +---------------------------------------------+
 //!                  Emptied
 //! ```
 //!
-//! In every mode but Live, new messages go to the spool, behind what is there.
+//! In every mode but Live, new messages go to the spool, behind what is there. A route is Parked only while Kafka answers: in an
+//! outage every route may need all of the spool.
 
 /// See the module head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,7 +52,9 @@ impl Mode {
     /// The mode after an event. An event that says nothing in this mode leaves it.
     pub fn after(self, event: Event) -> Mode {
         match (self, event) {
-            (Mode::Live, Event::Overdue) | (Mode::Draining, Event::Unreachable) => Mode::Spooling,
+            (Mode::Live, Event::Overdue) | (Mode::Draining | Mode::Parked, Event::Unreachable) => {
+                Mode::Spooling
+            }
             (Mode::Spooling, Event::Reachable) | (Mode::Parked, Event::Accepted) => Mode::Draining,
             (Mode::Spooling | Mode::Draining, Event::Refused) => Mode::Parked,
             (Mode::Draining, Event::Emptied) => Mode::Live,
@@ -99,13 +103,18 @@ mod tests {
     }
 
     #[test]
+    fn parked_to_spooling() {
+        assert_eq!(Mode::Parked.after(Event::Unreachable), Mode::Spooling);
+    }
+
+    #[test]
     fn nothing_else_changes_a_mode() {
         use Event::*;
         let edges = [
             (Mode::Live, vec![Overdue]),
             (Mode::Spooling, vec![Reachable, Refused]),
             (Mode::Draining, vec![Unreachable, Refused, Emptied]),
-            (Mode::Parked, vec![Accepted]),
+            (Mode::Parked, vec![Unreachable, Accepted]),
         ];
         for (mode, leave) in edges {
             for event in [Overdue, Reachable, Unreachable, Refused, Accepted, Emptied] {

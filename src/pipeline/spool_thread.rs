@@ -12,8 +12,9 @@
 //! - an Append or Keep is answered with success only after fdatasync has returned;
 //! - publish and ingest have at most one request of each kind without an answer, so neither channel is ever full, and what publish gathers
 //!   meanwhile makes the next append larger: that is the group commit;
-//! - with nothing to do it does not wake up.
+//! - with nothing to do it does not wake up; a spool that is stopped is something to do ([`stopped`]).
 
+mod stopped;
 mod unreadable;
 
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info, warn};
 
+use self::stopped::{REOPEN_EVERY, Stopped};
 use crate::clock;
-use crate::error::chain;
 use crate::kafka::protocol::TopicName;
 use crate::mqtt::waker::Waker;
 use crate::observe::throttle::Throttle;
@@ -37,8 +38,6 @@ pub const CHANNEL_CAPACITY: usize = 8;
 /// What Kafka has taken is written down after this long at the latest, one small write for all of it. After a crash the rest is
 /// asked of Kafka.
 const CHECKPOINT_AFTER: Duration = Duration::from_millis(250);
-/// A spool that is stopped is opened again this often, and a release that could not be written is tried again.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
 /// Near a limit small appends fit and large ones do not: it is one episode until none was refused for so long.
 const FULL_FOR: Duration = Duration::from_secs(5);
 /// No disk should need so long for an append: the MQTT broker's queue grows meanwhile (Mosquitto's holds 1,000 messages).
@@ -183,6 +182,8 @@ pub enum SpoolReply {
     },
     /// To [`SpoolRequest::Read`].
     Read(Vec<FramesRead>),
+    /// To nothing: the spool was stopped and is open again. Nothing is in it of appends that failed.
+    Reopened,
     /// To [`SpoolRequest::Done`]: how many bytes the spool takes now.
     Done {
         /// Bytes.
@@ -210,8 +211,10 @@ pub struct SpoolThread {
     undone_since: Option<Instant>,
     /// Since when a limit is reached, and when it was last.
     full: Option<(Instant, Instant)>,
-    /// Since when the spool is stopped, and when it is to be opened again.
-    stopped: Option<(Instant, Instant)>,
+    /// The spool is stopped.
+    stopped: Option<Stopped>,
+    /// Identities that wait for it to be opened again once.
+    keep_later: Option<(u64, Vec<Assignment>)>,
     /// What cannot be read, by segment and frame: since when, and when that was tried last.
     unreadable: BTreeMap<(FrameId, Option<FrameId>), (Instant, Instant)>,
     /// Frames that publish has and that are not done: records and messages. With their segment they are not lost.
@@ -236,6 +239,7 @@ impl SpoolThread {
             undone_since: None,
             full: None,
             stopped: None,
+            keep_later: None,
             unreadable: BTreeMap::new(),
             given_out: BTreeMap::new(),
             slow_throttle: Throttle::new(TELL_SLOW_EVERY),
@@ -248,9 +252,7 @@ impl SpoolThread {
     /// None: a disk that fails is told and tried again.
     pub fn run(mut self) -> Result<(), String> {
         loop {
-            let checkpoint_at = self.undone_since.map(|since| since + CHECKPOINT_AFTER);
-            let owed_at = self.owed.as_ref().map(|(_, at)| *at);
-            let request = match [checkpoint_at, owed_at].into_iter().flatten().min() {
+            let request = match self.wake_at() {
                 Some(at) => self.requests.recv_deadline(at),
                 None => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
@@ -261,9 +263,9 @@ impl SpoolThread {
                         // Publish is gone: so is the channel of requests.
                         let _ = self.replies.send(reply);
                     }
-                    self.do_what_is_due();
+                    self.do_what_is_due(clock::now());
                 }
-                Err(RecvTimeoutError::Timeout) => self.do_what_is_due(),
+                Err(RecvTimeoutError::Timeout) => self.do_what_is_due(clock::now()),
                 Err(RecvTimeoutError::Disconnected) => {
                     self.checkpoint();
                     return Ok(());
@@ -272,17 +274,28 @@ impl SpoolThread {
         }
     }
 
-    fn do_what_is_due(&mut self) {
-        if self.undone_since.is_some_and(|since| since.elapsed() >= CHECKPOINT_AFTER) {
+    /// When there is something to do without being asked.
+    fn wake_at(&self) -> Option<Instant> {
+        let checkpoint_at = self.undone_since.map(|since| since + CHECKPOINT_AFTER);
+        let owed_at = self.owed.as_ref().map(|(_, at)| *at);
+        let reopen_at = self.stopped.map(|stopped| stopped.retry_at);
+        [checkpoint_at, owed_at, reopen_at].into_iter().flatten().min()
+    }
+
+    fn do_what_is_due(&mut self, now: Instant) {
+        if let Some(reply) = self.reopen_if_due(now) {
+            let _ = self.replies.send(reply);
+        }
+        if self.undone_since.is_some_and(|since| now.saturating_duration_since(since) >= CHECKPOINT_AFTER) {
             self.checkpoint();
         }
-        if let Some((numbers, _)) = self.owed.take_if(|(_, at)| *at <= clock::now()) {
+        if let Some((numbers, _)) = self.owed.take_if(|(_, at)| *at <= now) {
             self.release(numbers);
         }
     }
 
     fn release(&mut self, numbers: Vec<u16>) {
-        let done = self.working().and_then(|()| match self.store.release(&numbers) {
+        let done = self.working(clock::now()).and_then(|()| match self.store.release(&numbers) {
             Ok(()) => Ok(()),
             Err(error) => Err(self.failed(&error, clock::now())),
         });
@@ -309,11 +322,7 @@ impl SpoolThread {
                 SpoolReply::Appended { result, given_up }
             }
             SpoolRequest::Keep { ticket, assignments } => {
-                let result = self.working().and_then(|()| match self.store.assign(&assignments) {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(self.failed(&error, now)),
-                });
-                SpoolReply::Kept { ticket, result }
+                return self.keep(ticket, assignments, now);
             }
             SpoolRequest::Read { routes, bytes_max } => {
                 let (mut read, mut bytes) = (Vec::new(), 0);
@@ -338,7 +347,7 @@ impl SpoolThread {
     }
 
     fn append(&mut self, frames: &[FrameToKeep], now: Instant) -> (Result<Vec<FrameId>, NotKept>, Vec<Loss>) {
-        if let Err(error) = self.working() {
+        if let Err(error) = self.working(now) {
             return (Err(error), Vec::new());
         }
         let new: Vec<NewFrame<'_>> = frames.iter().map(FrameToKeep::as_new).collect();
@@ -399,34 +408,8 @@ impl SpoolThread {
             }
             SpoolError::TooLarge { topic, .. } => NotKept::TooLarge { topic: topic.clone() },
             _ => {
-                if self.stopped.is_none() {
-                    error!("{}: nothing more is acknowledged by it until it is opened again", chain(error));
-                }
-                let since = self.stopped.map_or(now, |(since, _)| since);
-                self.stopped = Some((since, now + REOPEN_EVERY));
+                self.stop(error, now);
                 NotKept::Stopped
-            }
-        }
-    }
-
-    /// Opens the spool again if it was stopped.
-    fn working(&mut self) -> Result<(), NotKept> {
-        let Some((since, retry_at)) = self.stopped else { return Ok(()) };
-        let now = clock::now();
-        if now < retry_at {
-            return Err(NotKept::Stopped);
-        }
-        match self.store.reopen() {
-            Ok(report) => {
-                warn!("the spool is open again after {:.1} s", since.elapsed().as_secs_f32());
-                tell(&report);
-                self.stopped = None;
-                Ok(())
-            }
-            Err(_) => {
-                // Told when it stopped; the next attempt says nothing new.
-                self.stopped = Some((since, now + REOPEN_EVERY));
-                Err(NotKept::Stopped)
             }
         }
     }
@@ -461,7 +444,7 @@ impl SpoolThread {
 
     fn checkpoint(&mut self) {
         self.undone_since = None;
-        if self.working().is_err() {
+        if self.working(clock::now()).is_err() {
             self.undone_since = Some(clock::now());
             return;
         }

@@ -1,4 +1,4 @@
-//! What cannot be read, with the time passed in: nothing waits.
+//! What cannot be read or written, with the time passed in: nothing waits.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,11 +18,14 @@ fn path(first: u64) -> std::path::PathBuf {
     Path::new(DIRECTORY).join(segment::file_name(FrameId(first)))
 }
 
+fn open(fs: &MemFs) -> DiskSpool {
+    let options = Options { free_bytes_min: 0, segment_bytes: 4096, ..Options::default() };
+    DiskSpool::open(Arc::new(fs.clone()), Path::new(DIRECTORY), options).unwrap().0
+}
+
 /// Frames 1 to 12, of `a` and `b` in turn, two in a segment, in a process that has read none yet.
 fn thread(fs: &MemFs) -> SpoolThread {
-    let options = Options { free_bytes_min: 0, segment_bytes: 4096, ..Options::default() };
-    let open = || DiskSpool::open(Arc::new(fs.clone()), Path::new(DIRECTORY), options).unwrap().0;
-    let mut spool = open();
+    let mut spool = open(fs);
     let body = [1; 1900];
     for number in 0..12 {
         let topic = if number % 2 == 0 { "a" } else { "b" };
@@ -44,7 +47,7 @@ fn thread(fs: &MemFs) -> SpoolThread {
     }
     drop(spool);
     let (requests, replies) = (bounded(1).1, bounded(1).0);
-    SpoolThread::new(Box::new(open()), requests, replies, None)
+    SpoolThread::new(Box::new(open(fs)), requests, replies, None)
 }
 
 /// The frames that a route gets behind this one.
@@ -120,21 +123,99 @@ fn a_frame_that_cannot_be_read_is_given_up_alone() {
     assert_eq!(read(&mut thread, "a", 0, begin + SECOND * 31), [1, 3, 5, 7, 9, 11]);
 }
 
-#[test]
-fn identities_for_what_cannot_be_read_do_not_stop_the_spool() {
-    let (fs, begin) = (MemFs::new(1), clock::now());
-    let mut thread = thread(&fs);
-    fs.remove(&path(5)).unwrap();
+fn assignment(frame: u64) -> Assignment {
     let given = crate::spool::Given {
         partition: 0,
         identity: Identity { producer_id: 1, epoch: 0, base_sequence: 0 },
-        batch_records: 3,
+        batch_records: 6,
         after_offset: -1,
         records: crate::spool::RecordSet::all(3),
     };
-    let assignments = vec![Assignment { id: FrameId(5), given }];
+    Assignment { id: FrameId(frame), given }
+}
+
+/// The frames of which the next process knows the batch.
+fn known_to_the_next(thread: SpoolThread, fs: &MemFs) -> Vec<u64> {
+    drop(thread);
+    fs.power_loss();
+    let mut spool = open(fs);
+    let frames = [spool.next("a", FrameId(0), usize::MAX), spool.next("b", FrameId(0), usize::MAX)];
+    let frames = frames.into_iter().flat_map(Result::unwrap).filter(|frame| !frame.given.is_empty());
+    frames.map(|frame| frame.id.0).collect()
+}
+
+#[test]
+fn identities_for_what_cannot_be_read_now_are_kept_with_the_others() {
+    let (fs, begin) = (MemFs::new(1), clock::now());
+    let mut thread = thread(&fs);
+    let third = fs.get(&path(5)).unwrap();
+    fs.remove(&path(5)).unwrap();
+    let assignments = vec![assignment(5), assignment(9)];
     let reply = thread.carry_out(SpoolRequest::Keep { ticket: 1, assignments }, begin);
-    assert!(matches!(reply, Some(SpoolReply::Kept { result: Err(NotKept::Stopped), .. })), "{reply:?}");
+    assert!(matches!(reply, Some(SpoolReply::Kept { result: Ok(()), .. })), "{reply:?}");
     assert!(thread.stopped.is_none());
     assert_eq!(read(&mut thread, "a", 0, begin), [1, 3]);
+    fs.put(&path(5), &third);
+    assert_eq!(known_to_the_next(thread, &fs), [5, 9]);
+}
+
+#[test]
+fn identities_wait_for_a_spool_that_has_just_stopped_to_be_opened_again_once() {
+    let (fs, begin) = (MemFs::new(1), clock::now());
+    let mut thread = thread(&fs);
+    fs.fail_sync_after(0);
+    let keep = |frame| SpoolRequest::Keep { ticket: frame, assignments: vec![assignment(frame)] };
+    assert!(thread.carry_out(keep(9), begin).is_none(), "no answer yet");
+    assert_eq!(thread.wake_at(), Some(begin + SECOND));
+    let reply = thread.reopen_if_due(begin + SECOND);
+    assert!(matches!(reply, Some(SpoolReply::Kept { ticket: 9, result: Ok(()) })), "{reply:?}");
+    // Where that fails nobody waits any longer.
+    fs.fail_sync_after(0);
+    assert!(thread.carry_out(keep(10), begin).is_none());
+    fs.set_read_only(true);
+    let reply = thread.reopen_if_due(begin + SECOND);
+    let failed = Err(NotKept::Stopped);
+    assert!(
+        matches!(&reply, Some(SpoolReply::Kept { ticket: 10, result }) if *result == failed),
+        "{reply:?}"
+    );
+    let reply = thread.carry_out(keep(11), begin + SECOND);
+    assert!(
+        matches!(&reply, Some(SpoolReply::Kept { ticket: 11, result }) if *result == failed),
+        "{reply:?}"
+    );
+    fs.set_read_only(false);
+    assert_eq!(known_to_the_next(thread, &fs).first(), Some(&9));
+}
+
+/// Nobody asks for anything after a failed append: Kafka takes its messages the other way.
+#[test]
+fn frames_of_an_append_that_failed_are_cut_off_without_being_asked_for() {
+    let (fs, begin) = (MemFs::new(1), clock::now());
+    let (requests, reopened) = (bounded(1).1, bounded(1));
+    let mut thread = SpoolThread::new(Box::new(open(&fs)), requests, reopened.0, None);
+    let frame = |body: &'static [u8]| FrameToKeep {
+        topic: "a".into(),
+        sent: None,
+        records: 1,
+        messages: 1,
+        oldest_ms: 1,
+        newest_ms: 1,
+        body: Bytes::from_static(body),
+        unreleased: Vec::new(),
+    };
+    let (first, _) = thread.append(&[frame(b"first")], begin);
+    assert_eq!(first, Ok(vec![FrameId(1)]));
+    fs.fail_sync_after(0);
+    let (second, _) = thread.append(&[frame(b"second")], begin);
+    assert_eq!(second, Err(NotKept::Stopped));
+    let due = thread.wake_at().unwrap();
+    assert!(due <= begin + 2 * SECOND, "it wakes up by itself");
+    thread.do_what_is_due(due);
+    assert!(matches!(reopened.1.try_recv(), Ok(SpoolReply::Reopened)));
+    assert_eq!(thread.wake_at(), None);
+    drop(thread);
+    let mut spool = open(&fs);
+    let frames = spool.next("a", FrameId(0), usize::MAX).unwrap();
+    assert_eq!(frames.iter().map(|frame| frame.id.0).collect::<Vec<_>>(), [1]);
 }

@@ -290,21 +290,27 @@ impl DiskSpool {
     }
 
     /// Notes the unreleased messages of frames that are about to be appended. Without room for the note they go without, which
-    /// may repeat them after a crash; but notes of an append that failed must not be taken for these frames.
-    pub(super) fn note_unreleased(&mut self, frames: &[NewFrame<'_>]) -> Result<(), SpoolError> {
+    /// may repeat them after a crash: false. But notes of an append that failed must not be taken for these frames, nor may an older
+    /// message be remembered under the number of a newer one.
+    pub(super) fn note_unreleased(&mut self, frames: &[NewFrame<'_>]) -> Result<bool, SpoolError> {
         let stale = self.unreleased.is_noted_beyond(self.next);
         if !stale && frames.iter().all(|frame| frame.unreleased.is_empty()) {
-            return Ok(());
+            return Ok(true);
         }
+        let numbers = || frames.iter().flat_map(|frame| frame.unreleased).map(|one| one.number);
         let numbered = (self.next.0..).map(FrameId).zip(frames);
         let each = numbered.flat_map(|(id, frame)| frame.unreleased.iter().map(move |one| (id, one)));
         let written = self.checkpoint.append(&encode_noted(self.next, each));
         match self.written(written) {
             Ok(()) => {
                 self.unreleased.noted(self.next, frames.len());
-                Ok(())
+                Ok(true)
             }
-            Err(SpoolError::Full { .. }) if !stale => Ok(()),
+            Err(SpoolError::Full { .. })
+                if !stale && self.unreleased.known(&numbers().collect::<Vec<_>>()).is_empty() =>
+            {
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -319,9 +325,13 @@ impl Store for DiskSpool {
         self.check_poison()?;
         let mut live = Vec::with_capacity(assignments.len());
         for Assignment { id, given } in assignments {
-            let Some(records) = self.live_records(*id)? else { continue };
             let mut given = given.clone();
-            given.records.truncate(records);
+            match self.live_records(*id) {
+                Ok(Some(records)) => given.records.truncate(records),
+                // Not given up yet: it may be read again, and what was sent of it must be known then.
+                Err(_) if !self.deferred.contains(id) => {}
+                Ok(None) | Err(_) => continue,
+            }
             if !given.records.is_empty() {
                 live.push((*id, given));
             }
@@ -329,6 +339,8 @@ impl Store for DiskSpool {
         if live.is_empty() {
             return Ok(());
         }
+        // Before and not after: what fails here gives nothing.
+        self.shorten_checkpoint()?;
         let result = self.checkpoint.append(&encode_assigned(live.iter().map(|(id, given)| (*id, given))));
         self.written(result)?;
         live.into_iter().for_each(|(id, given)| given.add_to(self.assigned.entry(id).or_default()));

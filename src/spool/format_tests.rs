@@ -71,6 +71,16 @@ fn golden(name: &str) -> Vec<u8> {
     (0..digits.len() / 2).filter_map(|at| u8::from_str_radix(&digits[at * 2..at * 2 + 2], 16).ok()).collect()
 }
 
+#[test]
+fn the_limits_on_the_page_are_the_code_s() {
+    for (field, most) in [
+        ("length of the body, bytes", record::BODY_BYTES_MAX),
+        ("length of the topic, bytes", record::TOPIC_BYTES_MAX),
+    ] {
+        assert!(PAGE.contains(&format!("| {field}; at most {most} |")), "{field}: {most}");
+    }
+}
+
 /// Compares every row of the table in front of an example with the example's bytes; gives where the last field ends.
 fn check_table(section: &str, bytes: &[u8]) -> usize {
     let from = PAGE.find(&format!("## {section}\n")).unwrap();

@@ -10,9 +10,9 @@ use std::path::Path;
 use super::checkpoint::{self, Contents, Unread};
 use super::quarantine::QUARANTINE;
 use super::record::{FrameHeader, decode};
-use super::recovery::failed;
+use super::recovery::{failed, header, newest};
 use super::scan::scan;
-use super::segment::{self, Entry, Header, HeaderFound, Index};
+use super::segment::{self, Entry, HeaderFound, Index};
 use super::{Backlog, FrameId, Given, SpoolError, lock};
 use crate::fs::{File, Filesystem, Open};
 
@@ -83,7 +83,7 @@ pub fn inspect(
         summary.bytes += entry.bytes;
     }
     segments.sort();
-    let newest = segments.last().copied();
+    let newest = newest(fs, directory, &segments)?;
     let mut merged_to = FrameId(0);
     for first in segments {
         if first <= merged_to {
@@ -147,9 +147,7 @@ impl Look<'_, '_> {
             Err(error) => return Err(failed(self.directory, "opening", &name)(error)),
         };
         let reading = || failed(self.directory, "reading", &name);
-        let mut head = [0; segment::HEADER_BYTES as usize];
-        file.read_at(&mut head, 0).map_err(reading())?;
-        let header = match Header::parse(&head) {
+        let header = match header(file.as_ref()).map_err(reading())? {
             HeaderFound::Version(version) => return Err(SpoolError::Version { file: name, version }),
             HeaderFound::Sound(header) if header.first == first => Some(header),
             HeaderFound::Sound(_) => {

@@ -248,14 +248,16 @@ pub trait Store: Send {
     ///
     /// # Errors
     /// [`SpoolError::Full`], [`SpoolError::TooLarge`], [`SpoolError::Poisoned`]. After an error none of the frames is given out,
-    /// neither now nor after [`Store::reopen`]; only after the end of the process they may be there.
+    /// neither now nor after [`Store::reopen`]. Only after `Poisoned` they may be there when the process ends before it was
+    /// reopened.
     fn append(&mut self, frames: &[NewFrame<'_>]) -> Result<Appended, SpoolError>;
 
     /// Gives records of frames to batches, durably, with one write for all. The later one for a record wins. Frames that are done,
-    /// were given up or never were are passed over, as are positions that a frame does not have.
+    /// were given up or never were are passed over, as are positions that a frame does not have. Frames that cannot be read now
+    /// are not passed over.
     ///
     /// # Errors
-    /// [`SpoolError::Full`], [`SpoolError::Poisoned`], [`SpoolError::Unreadable`]: none is given. After `Poisoned` the identities may be
+    /// [`SpoolError::Full`], [`SpoolError::Poisoned`]: none is given. After `Poisoned` the identities may be
     /// found after the end of the process: give them to no other records.
     fn assign(&mut self, assignments: &[Assignment]) -> Result<(), SpoolError>;
 
@@ -334,6 +336,8 @@ pub trait Store: Send {
 
 #[cfg(test)]
 mod format_tests;
+#[cfg(test)]
+mod mended_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

@@ -4,7 +4,8 @@
 //!   says. The newest segment may also have lost its header (it was made and never synced).
 //! - Cut: the torn tail of the newest segment, which was never confirmed.
 //! - Skipped, counted, and copied to the quarantine: damage anywhere else.
-//! - Removed: segments whose frames are all done; those that a merged segment replaces; files that were being written anew.
+//! - Removed: segments whose frames are all done; those that a merged segment replaces; files that were being written anew; empty ones.
+//! - Set aside, whole: files of which not even the header is what it should be.
 //! - Left alone and named: files with other names. Refused: a newer format.
 //!
 //! Afterwards the newest segment and the checkpoint are written again, byte for byte, and synced, so that they stay what they
@@ -19,7 +20,7 @@ use std::sync::Arc;
 
 use super::catalog::{Catalog, Segment};
 use super::checkpoint::{self, Checkpoint, Contents, Unread};
-use super::quarantine::{QUARANTINE, quarantine};
+use super::quarantine::{QUARANTINE, quarantine, set_aside};
 use super::report::Report;
 use super::scan::{Damaged, scan};
 use super::segment::{self, Header, HeaderFound, Index};
@@ -91,7 +92,7 @@ pub fn recover(
     let names = recovery.names()?;
     let checkpoint = recovery.read_checkpoint()?;
     let mut merged_to = FrameId(0);
-    let newest = recovery.newest(&names)?;
+    let newest = newest(fs.as_ref(), directory, &names)?;
     for first in names {
         if first <= merged_to {
             recovery.remove(first)?;
@@ -114,6 +115,33 @@ pub(super) fn failed<'a>(
         file: file.to_owned(),
         source,
     }
+}
+
+/// The newest segment of these, which ascend: a foreign file may have a higher number, and another process may remove some.
+pub(super) fn newest(
+    fs: &dyn Filesystem,
+    directory: &Path,
+    names: &[FrameId],
+) -> Result<Option<FrameId>, SpoolError> {
+    for first in names.iter().rev() {
+        let name = segment::file_name(*first);
+        let file = match fs.open(&directory.join(&name), Open::Read) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            file => file.map_err(failed(directory, "opening", &name))?,
+        };
+        let header = header(file.as_ref()).map_err(failed(directory, "reading", &name))?;
+        if !matches!(header, HeaderFound::Sound(header) if header.first != *first) {
+            return Ok(Some(*first));
+        }
+    }
+    Ok(None)
+}
+
+/// What a segment file begins with.
+pub(super) fn header(file: &dyn File) -> io::Result<HeaderFound> {
+    let mut head = [0; segment::HEADER_BYTES as usize];
+    let read = file.read_at(&mut head, 0)?;
+    Ok(Header::parse(head.get(..read).unwrap_or_default()))
 }
 
 /// Writes what is there once more.
@@ -159,25 +187,6 @@ impl Recovery<'_> {
         Ok(names)
     }
 
-    /// The newest segment: a foreign file may have a higher number.
-    fn newest(&self, names: &[FrameId]) -> Result<Option<FrameId>, SpoolError> {
-        for first in names.iter().rev() {
-            let name = segment::file_name(*first);
-            let file = self.fs.open(&self.path(&name), Open::Read).map_err(self.failed("opening", &name))?;
-            let header = self.header(file.as_ref(), &name)?;
-            if !matches!(header, HeaderFound::Sound(header) if header.first != *first) {
-                return Ok(Some(*first));
-            }
-        }
-        Ok(None)
-    }
-
-    fn header(&self, file: &dyn File, name: &str) -> Result<HeaderFound, SpoolError> {
-        let mut head = [0; segment::HEADER_BYTES as usize];
-        let read = file.read_at(&mut head, 0).map_err(self.failed("reading", name))?;
-        Ok(Header::parse(head.get(..read).unwrap_or_default()))
-    }
-
     fn read_checkpoint(&mut self) -> Result<Option<Box<dyn File>>, SpoolError> {
         let name = checkpoint::NAME;
         let file = match self.fs.open(&self.path(name), Open::Write) {
@@ -186,13 +195,13 @@ impl Recovery<'_> {
             Err(error) => return Err(self.failed("opening", name)(error)),
         };
         let mut bytes = checkpoint::read(file.as_ref()).map_err(self.failed("reading", name))?;
-        let on_disk = bytes.len() as u64;
         if let Some(to) = self.confirmed.and_then(|confirmed| confirmed.checkpoint_to) {
             bytes.truncate(usize::try_from(to).unwrap_or(usize::MAX));
         }
         match checkpoint::parse(&bytes) {
             Ok(contents) => {
                 self.report.checkpoint_damaged_bytes = contents.damaged_bytes;
+                self.report.checkpoint_cut_bytes = bytes.len() as u64 - contents.end;
                 self.contents = contents;
                 self.has_checkpoint = true;
                 // Also when it is not longer: it may have been cut before, and the cut lost with a sync that failed.
@@ -202,8 +211,7 @@ impl Recovery<'_> {
             }
             Err(Unread::Version(version)) => Err(SpoolError::Version { file: name.to_owned(), version }),
             Err(Unread::Damaged) => {
-                quarantine(self.fs.as_ref(), self.directory, file.as_ref(), name, 0, on_disk);
-                self.fs.remove(&self.path(name)).map_err(self.failed("removing", name))?;
+                self.set_aside(name)?;
                 Ok(None)
             }
         }
@@ -229,11 +237,24 @@ impl Recovery<'_> {
         Ok(())
     }
 
+    /// Keeps a file apart that is not what its name says. A segment may stay where it is if there is no room for a folder: the
+    /// number is not used then.
+    fn set_aside(&mut self, name: &str) -> Result<(), SpoolError> {
+        match set_aside(self.fs.as_ref(), self.directory, name) {
+            Ok(()) => self.report.set_aside.push(name.to_owned()),
+            Err(error) if crate::fs::is_no_room(&error) && name != checkpoint::NAME => {
+                self.report.foreign.push(name.to_owned());
+            }
+            Err(error) => return Err(self.failed("setting aside", name)(error)),
+        }
+        Ok(())
+    }
+
     /// Reads one segment into the catalog; gives up to where it replaces others.
     fn read_segment(&mut self, first: FrameId, newest: bool) -> Result<Option<FrameId>, SpoolError> {
         let name = segment::file_name(first);
         let file = self.fs.open(&self.path(&name), Open::Write).map_err(self.failed("opening", &name))?;
-        let header = match self.header(file.as_ref(), &name)? {
+        let header = match header(file.as_ref()).map_err(self.failed("reading", &name))? {
             HeaderFound::Version(version) => return Err(SpoolError::Version { file: name, version }),
             HeaderFound::Sound(header) if header.first == first => Some(header),
             HeaderFound::Sound(_) => {
@@ -293,11 +314,12 @@ impl Recovery<'_> {
             found.damaged.retain(|damaged| damaged.offset < found.end);
         }
         if !has_header && found.index.entries.is_empty() {
-            // Made and never synced, or not ours at all: kept apart, in case it is.
-            quarantine(self.fs.as_ref(), self.directory, file, name, 0, length);
-            self.remove(first)?;
-            if length > 0 {
-                self.report.cut = Some((name.to_owned(), length));
+            if length == 0 {
+                // Made and never synced.
+                self.remove(first)?;
+            } else {
+                // That, or not ours at all.
+                self.set_aside(name)?;
             }
             return Ok(None);
         }
@@ -401,8 +423,9 @@ impl Recovery<'_> {
         self.report.segments = all.count() as u64;
         self.report.frames = self.catalog.segments().map(|segment| segment.live_frames).sum();
         self.report.records = self.catalog.routes().iter().map(|(_, backlog)| backlog.records).sum();
+        let was_there = self.report.set_aside.iter().any(|name| name == checkpoint::NAME);
         self.report.checkpoint_lost =
-            !self.has_checkpoint && self.report.segments > 0 && self.catalog_begins_late();
+            !self.has_checkpoint && self.report.segments > 0 && (was_there || self.catalog_begins_late());
         let next = FrameId(self.highest.0 + 1).max(self.contents.next);
         let next = next.max(self.confirmed.map_or(FrameId(1), |confirmed| confirmed.next));
         self.contents.assigned = self.assigned;

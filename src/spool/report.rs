@@ -28,8 +28,12 @@ pub struct Report {
     pub checkpoint_lost: bool,
     /// Bytes of the checkpoint that are damaged.
     pub checkpoint_damaged_bytes: u64,
+    /// Bytes at the end of the checkpoint that are no record: it was being written, or is damaged.
+    pub checkpoint_cut_bytes: u64,
     /// Files for which a disk without room did not take again what is in them: after a power loss their ends may be missing.
     pub not_rewritten: Vec<String>,
+    /// Files that are not what their names say, now in the quarantine.
+    pub set_aside: Vec<String>,
     /// Files that are not the spool's. They are left alone.
     pub foreign: Vec<String>,
 }
@@ -71,10 +75,19 @@ impl Report {
                 self.checkpoint_damaged_bytes
             ));
         }
+        if self.checkpoint_cut_bytes > 0 {
+            lines.push(format!(
+                "cut {} bytes of an unfinished write from the checkpoint: some frames may be sent again",
+                self.checkpoint_cut_bytes
+            ));
+        }
         for file in &self.not_rewritten {
             lines.push(format!(
                 "{file}: the disk has no room to write it once more, so a power loss may cost what was written to it last"
             ));
+        }
+        for file in &self.set_aside {
+            lines.push(format!("{file} does not begin as such a file does, and was moved to {QUARANTINE}/"));
         }
         for file in &self.foreign {
             lines.push(format!("{file} does not belong to the spool and is left alone"));

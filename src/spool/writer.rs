@@ -64,10 +64,13 @@ impl DiskSpool {
         let mut noted = false;
         loop {
             self.make_room(need, dropped)?;
-            if !std::mem::replace(&mut noted, true) {
-                self.note_unreleased(frames)?;
-            }
-            match self.write(frames, need) {
+            // What was refused for want of room is tried again with more of it.
+            let note = if noted { Ok(true) } else { self.note_unreleased(frames) };
+            let written = note.and_then(|done| {
+                noted = done;
+                self.write(frames, need)
+            });
+            match written {
                 // The disk is full before its counters say so: give up old ones if that is the policy.
                 Err(SpoolError::Full { limit: Limit::Disk, .. })
                     if self.options.policy == Policy::DropOldest && self.drop_oldest(dropped)? => {}
@@ -206,7 +209,8 @@ impl DiskSpool {
         Ok(ids)
     }
 
-    /// Makes the file what it was before a write that failed.
+    /// Makes the file what it was before a write that failed, durably: whole frames may have been written, whose messages go to
+    /// Kafka another way now, and a power loss must not bring them back.
     fn roll_back(
         &mut self,
         active: Option<Active>,
@@ -216,8 +220,14 @@ impl DiskSpool {
         error: io::Error,
     ) -> SpoolError {
         let undone = match &active {
-            Some(_) if new => self.fs.remove(&self.directory.join(&name)),
-            Some(active) => active.loaded.file.set_bytes(end),
+            Some(_) if new => {
+                let removed = self.fs.remove(&self.directory.join(&name));
+                removed.and_then(|()| self.fs.sync_dir(&self.directory))
+            }
+            Some(active) => {
+                let file = &active.loaded.file;
+                file.set_bytes(end).and_then(|()| file.sync_data())
+            }
             None => Ok(()),
         };
         if undone.is_err() || !is_no_room(&error) {

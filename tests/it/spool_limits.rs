@@ -65,6 +65,26 @@ fn after_an_outage_a_moment_without_metadata_loses_nothing() {
     kafka.wait_for_values("t", 0, values);
 }
 
+/// Kafka is being started, says for a moment that it does not know the topic, and then is away for hours: that is an outage, in
+/// which a route may need all of the spool, not a topic that Kafka refuses.
+#[test]
+fn a_refused_topic_has_all_of_the_spool_again_when_kafka_goes_away() {
+    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));
+    let (_setup, gateway, link) = start(&mqtt, &kafka, "block");
+    let values = &values()[..120];
+    kafka.set_topic_error("t", UNKNOWN_TOPIC);
+    link.publish("a/b", &values[0], 1);
+    gateway.wait_for_log("DEBUG", &["topic t", "to Parked"]);
+    kafka.stop(1);
+    gateway.wait_for_log("DEBUG", &["topic t", "Parked to Spooling"]);
+    link.publish_all("a/b", &values[1..], 2);
+    link.wait_for_pubacks(&ids(1, 120));
+    kafka.set_topic_error("t", 0);
+    kafka.restart(1);
+    kafka.wait_for_values("t", 0, values);
+    assert_eq!(gateway.log_of("ERROR").iter().filter(|line| line.contains("share")).count(), 0);
+}
+
 /// MQTT_MAX_PACKET_BYTES may be 64 MiB.
 #[test]
 fn the_largest_messages_are_stored_and_hold_nobody_back() {

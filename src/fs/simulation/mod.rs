@@ -7,7 +7,8 @@
 //!   a later write to one may survive an earlier write to another. The order of what survives within a file is kept.
 //! - Entries of a directory (creation, renaming, removal) since the last sync of the directory: each on its own is kept or
 //!   dropped, in order. So a synced file may have no name, and a removed one may be back.
-//! - *No room*: a write beyond the capacity writes what fits and fails with ENOSPC. With *copy on write* also a write in place needs
+//! - *No room*: a write beyond the capacity writes what fits and fails with ENOSPC; the counter of free space may say that there
+//!   is more ([`MemFs::set_overstated`]). With *copy on write* also a write in place needs
 //!   room for all of it, for a moment.
 //! - *Failed sync*: EIO, and what was not synced is then as after a power loss, though the reader of the page cache still sees it:
 //!   the pages count as clean, so the next sync succeeds and saves nothing of them.
@@ -71,6 +72,7 @@ struct State {
     locks: BTreeSet<PathBuf>,
     next_inode: u64,
     capacity: Option<u64>,
+    overstated: u64,
     copy_on_write: bool,
     read_only: bool,
     fail_syncs_after: Option<u32>,
@@ -195,6 +197,11 @@ impl MemFs {
         self.state().capacity = bytes;
     }
 
+    /// By how much the counter of free space is too high, bytes.
+    pub fn set_overstated(&self, bytes: u64) {
+        self.state().overstated = bytes;
+    }
+
     /// Bytes in files.
     pub fn used(&self) -> u64 {
         self.state().used()
@@ -228,6 +235,7 @@ impl MemFs {
         state.fail_reads = false;
         state.read_only = false;
         state.capacity = None;
+        state.overstated = 0;
     }
 
     /// Whether reads fail.
@@ -483,7 +491,8 @@ impl Filesystem for MemFs {
 
     fn free_bytes(&self, _: &Path) -> io::Result<u64> {
         let state = self.state();
-        Ok(state.capacity.map_or(u64::MAX / 2, |capacity| capacity.saturating_sub(state.used())))
+        let free = state.capacity.map(|capacity| capacity.saturating_sub(state.used()));
+        Ok(free.map_or(u64::MAX / 2, |free| free + state.overstated))
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn Lock>>> {

@@ -50,6 +50,8 @@ pub(super) enum Keep {
     Asked(u64),
     /// On the disk.
     Yes,
+    /// The disk did not take it: sent without, and to be asked again.
+    Failed,
 }
 
 /// Why a broker refused a batch for what it holds.
@@ -83,9 +85,9 @@ impl<T: Tag> Batch<T> {
         self.tags.first().is_some_and(|tag| tag.stored().is_some())
     }
 
-    /// A stored batch may be sent by the next process, so its identity must be on the disk before it is sent.
+    /// A stored batch may be sent by the next process, so its identity must be on the disk before it is sent, if the disk takes it.
     pub fn needs_keeping(&self) -> bool {
-        self.keep != Keep::Yes && self.is_stored()
+        matches!(self.keep, Keep::No | Keep::Asked(_)) && self.is_stored()
     }
 }
 

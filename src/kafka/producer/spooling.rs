@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::batch::Keep;
 use super::topic::{Early, PartitionAt, Topic};
 use super::{Action, Producer, SentBefore, Tag};
 use crate::kafka::protocol::TopicName;
@@ -189,6 +190,9 @@ impl<T: Tag> Producer<T> {
         };
         if topic.impossible {
             TopicState::Impossible
+        } else if !self.cluster.links.values().any(|link| link.is_healthy(now)) {
+            // What Kafka said of the topic before it went away says nothing of an outage.
+            TopicState::Unreachable
         } else if topic.refused.is_some() || topic.is_missing() {
             TopicState::Refused
         } else if topic.slots.iter().filter_map(|slot| slot.partition.leader).any(reached) {
@@ -198,11 +202,35 @@ impl<T: Tag> Producer<T> {
         }
     }
 
-    /// The identities of [`Action::Keep`] are on the disk, or the owner does without: their batches may be sent.
+    /// The identities of [`Action::Keep`] are on the disk: their batches may be sent.
     pub fn kept(&mut self, ticket: u64, now: Instant) {
+        self.answer_keep(ticket, Keep::Yes, now);
+    }
+
+    /// The identities of [`Action::Keep`] are not on the disk, and the owner does without: their batches may be sent, and the
+    /// identities of those that are not acknowledged are asked for again after [`Producer::keep_again`].
+    pub fn unkept(&mut self, ticket: u64, now: Instant) {
+        self.answer_keep(ticket, Keep::Failed, now);
+    }
+
+    /// The disk may take by now what it did not take before.
+    pub fn keep_again(&mut self, now: Instant) {
+        for topic in 0..self.topics.len() {
+            let slots = self.topics.get(topic).map_or(0, |topic| topic.slots.len());
+            for partition in 0..slots {
+                let at = PartitionAt { topic, partition };
+                if self.partition_mut(at).is_some_and(|partition| partition.keep_again()) {
+                    self.list(at);
+                    self.wake_at = Some(now);
+                }
+            }
+        }
+    }
+
+    fn answer_keep(&mut self, ticket: u64, keep: Keep, now: Instant) {
         for at in self.keeping.remove(&ticket).unwrap_or_default() {
             if let Some(partition) = self.partition_mut(at) {
-                partition.kept(ticket);
+                partition.kept(ticket, keep);
             }
             self.list(at);
         }

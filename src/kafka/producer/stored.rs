@@ -108,12 +108,23 @@ impl<T: Tag> Partition<T> {
         kept
     }
 
-    /// The identities that were given under this ticket are on the disk.
-    pub fn kept(&mut self, ticket: u64) {
+    /// The identities that were given under this ticket are on the disk, or the disk did not take them.
+    pub(super) fn kept(&mut self, ticket: u64, keep: Keep) {
         let in_flight = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
         for batch in in_flight.chain(&mut self.queue).filter(|batch| batch.keep == Keep::Asked(ticket)) {
-            batch.keep = Keep::Yes;
+            batch.keep = keep;
         }
+    }
+
+    /// Identities that the disk did not take are to be kept after all. True if there are any.
+    pub(super) fn keep_again(&mut self) -> bool {
+        let in_flight = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
+        let mut any = false;
+        for batch in in_flight.chain(&mut self.queue).filter(|batch| batch.keep == Keep::Failed) {
+            batch.keep = Keep::No;
+            any = true;
+        }
+        any
     }
 
     /// When the oldest record came that is not stored.

@@ -9,6 +9,7 @@ use super::insert::{Chunk, RETRY_EVERY, Records};
 use super::{Backlog, Rejected};
 use crate::kafka::record_batch::{BatchBuilder, with_record_ref};
 use crate::message::Settled;
+use crate::pipeline::mode::Mode;
 use crate::pipeline::spool_thread::NotKept;
 use crate::pipeline::waiting::Waiting;
 
@@ -44,6 +45,11 @@ impl Backlog {
     fn reject_share(&mut self, topic: &str, now: Instant) {
         let before = self.rejected.len();
         let Some((topic, route)) = self.routes.iter_mut().find(|(name, _)| ***name == *topic) else { return };
+        if route.mode != Mode::Parked {
+            // It is not limited any more; the spool is about to hear of it.
+            self.append_at = Some(now + RETRY_EVERY);
+            return;
+        }
         for chunk in std::mem::take(&mut route.chunks) {
             for (record, waiting) in chunk.into_records() {
                 let reason = "Kafka refuses its topic, and that topic's share of the spool is used up";

@@ -247,6 +247,7 @@ impl Backlog {
             let resident = Resident {
                 topic: topic.clone(),
                 frame: None,
+                records: frame.records,
                 remaining: frame.records,
                 counted: false,
                 bytes: 0,
@@ -328,7 +329,7 @@ impl Backlog {
         let Some(resident) = self.residents.get_mut(&key) else { return };
         resident.frame = Some(id);
         resident.counted = true;
-        let remaining = resident.remaining;
+        let (records, remaining) = (resident.records, resident.remaining);
         self.stored += u64::from(remaining);
         if let Some(route) = self.routes.get_mut(topic) {
             route.cursor = id;
@@ -337,7 +338,7 @@ impl Backlog {
         if remaining == 0 {
             // Kafka was faster.
             self.residents.remove(&key);
-            self.done.push(id);
+            self.done.push((id, records));
         }
     }
 
@@ -350,6 +351,11 @@ impl Backlog {
     ) {
         let (mut chunks, mut bytes) = (0, 0);
         for part in pending.parts.into_iter().rev() {
+            if *why == NotKept::Stopped
+                && let Some(route) = self.routes.get_mut(part.topic())
+            {
+                route.unsure_since.get_or_insert(now);
+            }
             match part {
                 Part::Inserted { topic, since, records, waiting } => {
                     chunks += 1;
@@ -373,11 +379,12 @@ impl Backlog {
     }
 
     /// The backlog is in Kafka's hands: what waited to be appended follows it directly.
-    pub(super) fn release(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>) {
+    pub(super) fn release(&mut self, topic: &TopicName, producer: &mut Producer<Waiting>, now: Instant) {
         let Some(route) = self.routes.get_mut(topic) else { return };
+        let unsure = route.unsure_since.is_some();
         for chunk in std::mem::take(&mut route.chunks) {
-            // They have waited since then: that counts for SPOOL_AFTER_MS.
-            let since = chunk.since;
+            // They have waited since then: that counts for SPOOL_AFTER_MS. But where the disk takes nothing, Kafka gets its time.
+            let since = if unsure { now } else { chunk.since };
             let due = since + self.options.after;
             self.overdue_at = Some(self.overdue_at.map_or(due, |known| known.min(due)));
             for (record, waiting) in chunk.into_records() {

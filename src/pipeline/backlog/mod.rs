@@ -15,6 +15,7 @@
 //!   in flight when Kafka went away, by the in-hand limit.
 
 mod full;
+mod given_up;
 mod insert;
 mod restore;
 mod turn;
@@ -27,7 +28,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 use log::{error, info};
 
-use self::insert::{Chunk, PendingAppend};
+use self::given_up::TELL_EVERY;
+use self::insert::{Chunk, PendingAppend, RETRY_EVERY};
 use self::restore::SentGroup;
 use super::mode::Mode;
 use super::spool_thread::{SpoolReply, SpoolRequest};
@@ -70,6 +72,8 @@ struct Resident {
     topic: TopicName,
     /// None while it is being appended.
     frame: Option<FrameId>,
+    /// Records of the whole frame.
+    records: u32,
     /// Records that are not done.
     remaining: u32,
     /// They count as in flight.
@@ -92,6 +96,9 @@ struct Route {
     copy: bool,
     /// A part of the append that is under way is of this route.
     appending: bool,
+    /// Since when frames of it may be in the spool that were never confirmed: until those are cut off, the messages in them must not
+    /// reach Kafka another way, or a process that starts now would deliver them again, behind newer ones.
+    unsure_since: Option<Instant>,
     /// All frames up to this one are resident, or done.
     cursor: FrameId,
     /// There are frames behind the cursor.
@@ -128,6 +135,7 @@ impl Route {
             chunks: VecDeque::new(),
             copy: false,
             appending: false,
+            unsure_since: None,
             cursor: FrameId(0),
             unread: false,
             sent_before: Vec::new(),
@@ -152,6 +160,12 @@ impl Route {
     /// Kafka has taken nothing of what is in flight for a while, though it takes the topic.
     fn is_stuck(&self, now: Instant) -> bool {
         self.in_flight > 0 && now.saturating_duration_since(self.progress_at) >= STUCK_AFTER
+    }
+
+    /// Until when it waits for frames that were never confirmed to be cut off. A disk that stays dead must not hold up a Kafka that
+    /// is there, nor the other routes' acknowledgements behind this one's.
+    fn unsure_until(&self, now: Instant) -> Option<Instant> {
+        self.unsure_since.map(|since| since + UNSURE_FOR).filter(|until| *until > now)
     }
 
     /// Nothing of it is in the spool but what is in the producer, and nothing is on the way there.
@@ -206,7 +220,11 @@ pub struct Backlog {
     keeping: bool,
     reading: bool,
     read_turns: u64,
-    done: Vec<FrameId>,
+    /// When to ask again for identities that were not kept.
+    keep_again_at: Option<Instant>,
+    /// Frames that are done, with their records: to be told to the spool, and told and not answered.
+    done: Vec<(FrameId, u32)>,
+    telling_done: Vec<(FrameId, u32)>,
     parked: Vec<(TopicName, bool)>,
     finishing: bool,
     /// When to look for overdue records.
@@ -229,8 +247,8 @@ pub struct Backlog {
 
 /// A route that has not moved for this long does not count among those that share what may be in flight.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
-/// What drop-oldest gives up is told this often.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// So long a route that could be live waits for a disk that failed: the spool is opened again every second.
+const UNSURE_FOR: Duration = Duration::from_secs(3);
 
 impl Backlog {
     /// A backlog of the routes that were found.
@@ -266,7 +284,9 @@ impl Backlog {
             keeping: false,
             reading: false,
             read_turns: 0,
+            keep_again_at: None,
             done: Vec::new(),
+            telling_done: Vec::new(),
             parked: Vec::new(),
             finishing: false,
             overdue_at: None,
@@ -326,8 +346,8 @@ impl Backlog {
     /// ends.
     pub fn hand_over_done(&mut self) {
         if !self.done.is_empty() {
-            let (frames, parked) = (std::mem::take(&mut self.done), Vec::new());
-            self.ask(SpoolRequest::Done { frames, parked });
+            let frames = self.done.drain(..).map(|(frame, _)| frame).collect();
+            self.ask(SpoolRequest::Done { frames, parked: Vec::new() });
         }
     }
 
@@ -363,7 +383,7 @@ impl Backlog {
             if let Some(route) = self.routes.get_mut(&resident.topic) {
                 route.resident_bytes = route.resident_bytes.saturating_sub(resident.bytes);
             }
-            self.done.push(frame);
+            self.done.push((frame, resident.records));
             self.residents.remove(&place.key);
         }
     }
@@ -390,10 +410,17 @@ impl Backlog {
             }
             SpoolReply::Kept { ticket, result } => {
                 self.keeping = false;
-                if result.is_err() {
+                if result.is_ok() {
+                    producer.kept(ticket, now);
+                } else {
                     self.tell_unkept(now);
+                    producer.unkept(ticket, now);
+                    self.keep_again_at = Some(now + RETRY_EVERY);
                 }
-                producer.kept(ticket, now);
+            }
+            SpoolReply::Reopened => {
+                self.routes.values_mut().for_each(|route| route.unsure_since = None);
+                self.append_at = self.append_at.map(|at| at.min(now));
             }
             SpoolReply::Read(read) => {
                 self.reading = false;
@@ -401,6 +428,7 @@ impl Backlog {
             }
             SpoolReply::Done { bytes } => {
                 self.finishing = false;
+                self.telling_done.clear();
                 self.counters.spool_bytes.store(bytes, Relaxed);
                 // There may be room now.
                 self.append_at = self.append_at.map(|at| at.min(now));
@@ -412,8 +440,8 @@ impl Backlog {
     fn tell_unkept(&mut self, now: Instant) {
         if self.keep_throttle.tell(now).is_some() {
             error!(
-                "the spool's disk does not take the identities of batches: they are sent without, and a crash now may \
-                 repeat what is in flight"
+                "the spool's disk does not take the identities of batches: they are sent without, and a crash before it \
+                 does may repeat what is in flight"
             );
         }
     }
@@ -443,38 +471,6 @@ impl Backlog {
             info!("the backlog is delivered: {stored} messages were stored in {took:.1} s");
         }
         self.tell_given_up();
-    }
-
-    /// Counts what drop-oldest gave up, without what is on its way to Kafka all the same.
-    fn note_given_up(&mut self, given_up: &super::spool_thread::GivenUp, now: Instant) {
-        let mut lost: u64 = given_up.losses.iter().map(|loss| loss.records).sum();
-        if lost == 0 {
-            return;
-        }
-        for resident in self.residents.values() {
-            let dropped = |frame: FrameId| given_up.ranges.iter().any(|(a, b)| (*a..=*b).contains(&frame));
-            if resident.frame.is_some_and(dropped) {
-                lost = lost.saturating_sub(u64::from(resident.remaining));
-            }
-        }
-        self.given_up += lost;
-        self.stored = self.stored.saturating_sub(lost);
-        self.counters.given_up.store(self.given_up, Relaxed);
-        if self.given_up_throttle.tell(now).is_some() {
-            self.tell_given_up();
-        }
-    }
-
-    /// Tells what was given up and not told yet.
-    pub fn tell_given_up(&mut self) {
-        if self.given_up > self.given_up_told {
-            error!(
-                "the spool is full (SPOOL_FULL=drop-oldest): {} messages dropped, the oldest there were; {} since the start",
-                self.given_up - self.given_up_told,
-                self.given_up
-            );
-            self.given_up_told = self.given_up;
-        }
     }
 }
 

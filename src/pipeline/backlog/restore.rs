@@ -140,7 +140,7 @@ impl Backlog {
                     "frame {} of {topic} in the spool is no batch of records and is lost: {reason}",
                     frame.id.0
                 );
-                self.done.push(frame.id);
+                self.done.push((frame.id, frame.records));
                 Vec::new()
             }
         };
@@ -159,8 +159,8 @@ impl Backlog {
             }
         }
         route.resident_bytes += bytes;
-        let resident =
-            Resident { topic: topic.clone(), frame: Some(frame.id), remaining, counted: true, bytes };
+        let (topic, records) = (topic.clone(), frame.records);
+        let resident = Resident { topic, frame: Some(frame.id), records, remaining, counted: true, bytes };
         self.residents.insert(key, resident);
     }
 

@@ -16,9 +16,10 @@ use crate::kafka::protocol::{
 };
 use crate::kafka::record_batch::RecordRef;
 use crate::message::{AckToken, Settled};
-use crate::pipeline::spool_thread::{FrameToKeep, FramesRead, GivenUp, SpoolReply, SpoolRequest};
-use crate::pipeline::waiting::Waiting;
-use crate::spool::{MemorySpool, NewFrame, Options, Store};
+use crate::pipeline::mode::Mode;
+use crate::pipeline::spool_thread::{FrameToKeep, FramesRead, GivenUp, NotKept, SpoolReply, SpoolRequest};
+use crate::pipeline::waiting::{Place, Waiting};
+use crate::spool::{Frame, FrameId, Loss, MemorySpool, NewFrame, Options, Store};
 
 const MS: Duration = Duration::from_millis(1);
 /// The publish thread turns as often as something happens; here, so often in a millisecond.
@@ -40,6 +41,10 @@ struct World {
     answers: VecDeque<(Instant, u64, Response)>,
     settled: Vec<Settled>,
     sent: u64,
+    /// What the next appends come to.
+    refusals: VecDeque<NotKept>,
+    /// Frames whose identities the disk does not take; the first refusal is the last that Kafka answers for.
+    unkept: Option<Vec<FrameId>>,
 }
 
 impl World {
@@ -82,6 +87,8 @@ impl World {
             answers: VecDeque::new(),
             settled: Vec::new(),
             sent: 0,
+            refusals: VecDeque::new(),
+            unkept: None,
         }
     }
 
@@ -144,12 +151,20 @@ impl World {
         match request {
             SpoolRequest::Append(frames) => {
                 self.disk_free_at += self.write;
+                if let Some(why) = self.refusals.pop_front() {
+                    return SpoolReply::Appended { result: Err(why), given_up: GivenUp::default() };
+                }
                 let new: Vec<NewFrame<'_>> = frames.iter().map(FrameToKeep::as_new).collect();
                 let ids = self.store.append(&new).unwrap().ids;
                 SpoolReply::Appended { result: Ok(ids), given_up: GivenUp::default() }
             }
             SpoolRequest::Keep { ticket, assignments } => {
                 self.disk_free_at += self.write;
+                if let Some(unkept) = self.unkept.as_mut().filter(|unkept| unkept.is_empty()) {
+                    unkept.extend(assignments.iter().map(|assignment| assignment.id));
+                    self.kafka_answers = false;
+                    return SpoolReply::Kept { ticket, result: Err(NotKept::Full { parked: None }) };
+                }
                 self.store.assign(&assignments).unwrap();
                 SpoolReply::Kept { ticket, result: Ok(()) }
             }
@@ -275,4 +290,134 @@ fn a_window_of_twenty_is_not_slowed_to_the_gathering_however_far_the_broker_is()
         let expected = 20 * 1000 / u64::from(3 + 4 + away_ms + 3);
         assert!(rate >= expected, "{away_ms} ms away: {rate} a second, not {expected}");
     }
+}
+
+/// An outage begins, and the first append of it fails; Kafka is back before the next. In how many milliseconds after the failure is
+/// the route live?
+fn live_after_a_failed_append(reopened_after: Option<usize>) -> Option<usize> {
+    let mut world = World::new(MS);
+    let mut failed_at = None;
+    for ms in 0..8_000 {
+        world.kafka_answers = !(1_000..1_600).contains(&ms);
+        if ms < 1_500 {
+            world.publish();
+        }
+        // Until it is reopened nothing is taken; the last is for what is tried by the publisher.
+        if ms == 1_400 {
+            world.refusals = (0..100).map(|_| NotKept::Stopped).collect();
+        }
+        if failed_at.is_none() && world.refusals.len() == 99 {
+            failed_at = Some(ms);
+        }
+        if let Some(failed_at) = failed_at
+            && reopened_after.is_some_and(|after| failed_at + after == ms)
+        {
+            world.refusals.clear();
+            world.replies.push_back((world.now, SpoolReply::Reopened));
+        }
+        world.pass();
+        let mode = world.backlog.routes.get(&world.topic).map_or(Mode::Live, |route| route.mode);
+        if let Some(failed_at) = failed_at
+            && mode == Mode::Live
+            && world.settled.len() == 1_500
+        {
+            return Some(ms - failed_at);
+        }
+    }
+    None
+}
+
+#[test]
+fn after_a_failed_append_nothing_goes_past_the_spool_until_it_is_open_again_but_for_no_longer_than_three_seconds()
+ {
+    let live = live_after_a_failed_append(Some(1_000)).unwrap();
+    assert!((1_000..2_000).contains(&live), "{live} ms with a disk that works again after a second");
+    let live = live_after_a_failed_append(None).unwrap();
+    assert!((3_000..4_200).contains(&live), "{live} ms with a disk that is dead");
+}
+
+#[test]
+fn identities_that_the_disk_did_not_take_are_kept_as_soon_as_it_does_though_kafka_is_silent() {
+    let mut world = World::new(MS);
+    for ms in 0..6_000 {
+        world.kafka_answers =
+            !(1_000..3_000).contains(&ms) && world.unkept.as_ref().is_none_or(Vec::is_empty);
+        if ms == 2_500 {
+            world.unkept = Some(Vec::new());
+        }
+        if ms < 2_900 {
+            world.publish();
+        }
+        world.pass();
+    }
+    let unkept = world.unkept.clone().unwrap();
+    assert!(!unkept.is_empty(), "a backlog is on its way");
+    let stored = world.store.next("t", FrameId(0), usize::MAX).unwrap();
+    let given = |id: &FrameId| stored.iter().any(|frame: &Frame| frame.id == *id && !frame.given.is_empty());
+    assert!(unkept.iter().all(given), "{unkept:?}");
+}
+
+/// The unparking is on its way to the spool behind an append that the spool still holds against the share.
+#[test]
+fn what_a_route_is_refused_that_is_not_parked_any_more_is_stored_a_moment_later() {
+    let mut world = World::new(MS);
+    for ms in 0..4_000 {
+        world.kafka_answers = ms < 1_000;
+        if ms == 2_000 {
+            world.refusals = (0..3).map(|_| NotKept::Full { parked: Some("t".to_owned()) }).collect();
+        }
+        if ms < 2_500 {
+            world.publish();
+        }
+        world.pass();
+        assert!(!world.backlog.has_rejected(), "at {ms} ms");
+    }
+    assert_eq!((world.settled.len(), world.refusals.len()), (2_500, 0));
+}
+
+/// Four records of a frame that was read: two are in Kafka, two on their way. The spool gives up the frame, and one that is done of
+/// which it has not heard yet, and one that nobody has read.
+#[test]
+fn of_what_is_given_up_only_what_was_never_read_counts() {
+    let mut world = World::new(MS);
+    let (now, topic) = (world.now, world.topic.clone());
+    world.backlog.watch(now);
+    let mut builder = crate::kafka::record_batch::BatchBuilder::new();
+    for value in [b"1", b"2", b"3", b"4"] {
+        builder.append(&RecordRef { key: None, value: Some(value), headers: &[], timestamp_ms: 1 });
+    }
+    let body = builder.seal(Compression::None).encode(crate::kafka::record_batch::Identity::NONE);
+    let frame = |id| Frame {
+        id: FrameId(id),
+        topic: "t".to_owned(),
+        given: Vec::new(),
+        records: 4,
+        messages: 4,
+        oldest_ms: 1,
+        newest_ms: 1,
+        body: body.clone(),
+    };
+    let route = super::Route { mode: Mode::Draining, ..super::Route::new(now) };
+    world.backlog.routes.insert(topic.clone(), route);
+    let frames = vec![frame(1), frame(2)];
+    world.backlog.on_read(FramesRead { topic, frames, caught_up: true }, now);
+    let first = world.backlog.residents.iter().find(|(_, resident)| resident.frame == Some(FrameId(1)));
+    let first = *first.unwrap().0;
+    let second = *world.backlog.residents.keys().find(|key| **key != first).unwrap();
+    let done = [(first, 0), (first, 1), (first, 2), (first, 3), (second, 0), (second, 1)];
+    for (key, record) in done {
+        world.backlog.free(Waiting::for_spool(Place { key, record }), &mut world.settled);
+    }
+    let give_up = |world: &mut World, frames: u64| {
+        let loss = Loss { topic: "t".to_owned(), frames, records: frames * 4, messages: frames * 4 };
+        let given_up = GivenUp { losses: vec![loss], ranges: vec![(FrameId(1), FrameId(frames))] };
+        let reply = SpoolReply::Appended { result: Err(NotKept::Stopped), given_up };
+        world.backlog.on_reply(reply, &mut world.producer, &mut world.settled, now);
+        world.backlog.given_up
+    };
+    assert_eq!(give_up(&mut world, 2), 0, "delivered, or on its way");
+    world.backlog.ask_pending();
+    assert_eq!(give_up(&mut world, 2), 0, "the spool is being told of it");
+    assert_eq!(give_up(&mut world, 3), 4, "of the third nothing was read");
+    while world.requests.try_recv().is_ok() {}
 }

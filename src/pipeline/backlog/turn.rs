@@ -39,8 +39,18 @@ impl Backlog {
             wake_at(self.refill(now));
             wake_at(self.append_if_due(producer, stopping, now));
         }
+        wake_at(self.keep_again(producer, now));
         self.ask_pending();
         wake
+    }
+
+    /// Identities that the disk did not take are asked for again: what is in flight may be so for hours.
+    fn keep_again(&mut self, producer: &mut Producer<Waiting>, now: Instant) -> Option<Instant> {
+        if self.keep_again_at.is_some_and(|at| at <= now) {
+            self.keep_again_at = None;
+            producer.keep_again(now);
+        }
+        self.keep_again_at
     }
 
     fn find_overdue(&mut self, producer: &mut Producer<Waiting>, now: Instant) -> Option<Instant> {
@@ -95,6 +105,7 @@ impl Backlog {
             } else if route.mode != Mode::Live {
                 let at = route.since + self.options.latency;
                 let at = if at > now { at } else { now + self.options.latency };
+                let at = route.unsure_until(now).map_or(at, |until| until.min(at));
                 wake = Some(wake.map_or(at, |known: Instant| known.min(at)));
             }
         }
@@ -104,7 +115,7 @@ impl Backlog {
     fn on_mode(&mut self, topic: &TopicName, before: Mode, producer: &mut Producer<Waiting>, now: Instant) {
         let Some(route) = self.routes.get_mut(topic) else { return };
         match route.mode {
-            Mode::Live => self.release(topic, producer),
+            Mode::Live => self.release(topic, producer, now),
             Mode::Parked => {
                 route.attempt_at = now + self.options.latency;
                 self.parked.push((topic.clone(), true));
@@ -130,7 +141,8 @@ impl Backlog {
         }
         if !self.finishing && (!self.done.is_empty() || !self.parked.is_empty()) {
             self.finishing = true;
-            let frames = std::mem::take(&mut self.done);
+            self.telling_done = std::mem::take(&mut self.done);
+            let frames = self.telling_done.iter().map(|(frame, _)| *frame).collect();
             let parked = std::mem::take(&mut self.parked);
             self.ask(SpoolRequest::Done { frames, parked });
         }
@@ -154,8 +166,10 @@ fn event(route: &Route, state: TopicState, now: Instant, latency: Duration) -> O
     match (route.mode, state) {
         (Mode::Spooling | Mode::Draining, TopicState::Refused) => Some(Event::Refused),
         (Mode::Spooling, _) if Backlog::can_restore(state) && (proven || attempt) => Some(Event::Reachable),
-        (Mode::Draining, TopicState::Unreachable) => Some(Event::Unreachable),
-        (Mode::Draining, _) if route.is_read_out() => Some(Event::Emptied),
+        (Mode::Draining | Mode::Parked, TopicState::Unreachable) => Some(Event::Unreachable),
+        (Mode::Draining, _) if route.is_read_out() && route.unsure_until(now).is_none() => {
+            Some(Event::Emptied)
+        }
         (Mode::Parked, _) if Backlog::can_restore(state) => Some(Event::Accepted),
         _ => None,
     }

@@ -6,6 +6,7 @@
 //!
 //! More cases: `PROPTEST_CASES=10000 cargo test --release --lib spool::model`.
 
+mod found;
 mod model;
 
 use std::collections::BTreeMap;
@@ -26,17 +27,29 @@ const TOPICS: [&str; 4] = ["alpha", "beta", "gamma", "a-topic-with-a-longer-name
 #[derive(Debug, Clone)]
 enum Action {
     Append(Vec<(usize, usize, bool)>),
-    Assign { nth: usize, picks: Vec<(usize, u64, bool)> },
-    Ack { nth: usize, count: usize, route: Option<usize> },
+    Assign {
+        nth: usize,
+        picks: Vec<(usize, u64, bool)>,
+    },
+    Ack {
+        nth: usize,
+        count: usize,
+        route: Option<usize>,
+    },
     Checkpoint,
     Release(Vec<u16>),
-    Park { route: usize, parked: bool },
+    Park {
+        route: usize,
+        parked: bool,
+    },
     Reopen,
     Restart,
     PowerLoss,
     FailSync(u32),
     FailWrite(u32),
     Room(Option<u64>),
+    /// The counter of free space says so much more than there is.
+    Overstate(u64),
 }
 
 fn action() -> impl Strategy<Value = Action> {
@@ -58,6 +71,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..4_u32).prop_map(Action::FailSync),
         1 => (0..4_u32).prop_map(Action::FailWrite),
         1 => prop::option::of(0..6000_u64).prop_map(Action::Room),
+        1 => (0..6000_u64).prop_map(Action::Overstate),
     ]
 }
 
@@ -138,6 +152,7 @@ impl Run {
                 self.fs.set_capacity(capacity);
                 self.tight |= capacity.is_some();
             }
+            Action::Overstate(bytes) => self.fs.set_overstated(*bytes),
         }
         self.check_exactly();
     }
@@ -148,10 +163,9 @@ impl Run {
         let free = self.fs.free_bytes(Path::new(DIRECTORY)).unwrap();
         let room = (spool.bytes() + free).min(self.options.bytes_max);
         match self.model.append(spool, wanted, room) {
-            Ok(()) => {}
-            Err((SpoolError::Full { .. } | SpoolError::Poisoned { .. }, known)) => {
-                self.limbo.extend((next..).zip(known));
-            }
+            // What was refused for want of room is not there, not even after a power loss.
+            Ok(()) | Err((SpoolError::Full { .. }, _)) => {}
+            Err((SpoolError::Poisoned { .. }, known)) => self.limbo.extend((next..).zip(known)),
             Err((error, _)) => panic!("{error}"),
         }
     }
@@ -293,6 +307,57 @@ fn run(seed: u64, options: Options, actions: &[Action]) {
     assert_eq!(segments, 0, "{left:?}");
 }
 
+/// Bits of the checkpoint flip while no process runs. What is told of it afterwards is less than before; that nothing is lost is
+/// all that is asked, and that repeats are told.
+fn run_flipped(seed: u64, actions: &[Action], flips: &[(prop::sample::Index, u32)]) {
+    let mut run = Run::new(seed, options(1 << 40, Policy::Block));
+    let mut ever: BTreeMap<u64, Known> = BTreeMap::new();
+    let whole = |action: &&Action| {
+        use Action::*;
+        matches!(action, Append(_) | Assign { .. } | Ack { .. } | Checkpoint | Release(_) | Reopen)
+    };
+    for action in actions.iter().filter(whole) {
+        run.act(action);
+        ever.extend(run.model.live.iter().map(|(id, known)| (*id, known.clone())));
+    }
+    run.spool = None;
+    let checkpoint = Path::new(DIRECTORY).join(checkpoint::NAME);
+    let Some(length) = run.fs.get(&checkpoint).map(|bytes| bytes.len()) else { return };
+    flips.iter().for_each(|(at, bit)| assert!(run.fs.corrupt(&checkpoint, at.index(length), 1 << bit)));
+    let report = match DiskSpool::open(Arc::new(run.fs.clone()), Path::new(DIRECTORY), run.options) {
+        Ok((spool, report)) => {
+            run.spool = Some(spool);
+            report
+        }
+        // Two flips may make a newer version of it.
+        Err(error @ SpoolError::Version { .. }) => {
+            return assert!(!crate::error::chain(&error).contains('\n'), "one sentence: {error}");
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let seen = run.model.seen(run.spool.as_mut().unwrap());
+    let lost = run.model.live.keys().find(|id| !seen.contains_key(id));
+    assert_eq!(lost, None, "a frame is lost: {report:?}");
+    for (id, found) in &seen {
+        assert!(ever.get(id).is_some_and(|known| known.body == found.body), "frame {id} came from nowhere");
+    }
+    let not_written_down = |id: &u64| run.model.live.contains_key(id) || run.model.acked.contains_key(id);
+    let told = report.checkpoint_damaged_bytes + report.checkpoint_cut_bytes > 0 || report.checkpoint_lost;
+    assert!(told || seen.keys().all(not_written_down), "repeats that are not told: {report:?}");
+    // What is stored from now on is neither taken for done nor lost.
+    let next = run.spool.as_mut().unwrap().next.0;
+    assert!(seen.last_key_value().is_none_or(|(last, _)| *last < next));
+    (run.model.live, run.model.highest) = (seen, next - 1);
+    run.model.acked.clear();
+    run.model.unreleased =
+        run.spool().unreleased().into_iter().map(|one| (one.number, one.content)).collect();
+    for action in [Action::Append(vec![(0, 9, false), (1, 9, true)]), Action::Checkpoint] {
+        run.act(&action);
+    }
+    run.open();
+    run.check_exactly();
+}
+
 /// The spool in memory knows no crash and no fault; else it promises the same.
 fn run_in_memory(options: Options, actions: &[Action]) {
     let (mut spool, mut model) = (MemorySpool::new(options), Model::default());
@@ -332,6 +397,15 @@ proptest! {
     ) {
         let policy = if drop_oldest { Policy::DropOldest } else { Policy::Block };
         run(seed, options(cap, policy), &actions);
+    }
+
+    #[test]
+    fn whatever_bits_of_the_checkpoint_flip_the_spool_starts_and_loses_nothing(
+        seed in any::<u64>(),
+        actions in prop::collection::vec(action(), 1..60),
+        flips in prop::collection::vec((any::<prop::sample::Index>(), 0..8_u32), 1..6),
+    ) {
+        run_flipped(seed, &actions, &flips);
     }
 
     #[test]
