@@ -330,5 +330,5 @@ fn begin_of(time_ms: i64) -> OffsetAt {
 /// the record is old.
 fn is_odd(time_ms: i64, now_ms: i64) -> bool {
     let age = now_ms.saturating_sub(time_ms);
-    time_ms != NO_TIMESTAMP && (age > FORGOTTEN_FROM_MS || age < -CLOCKS_DIFFER_MS)
+    time_ms != NO_TIMESTAMP && !(-CLOCKS_DIFFER_MS..=FORGOTTEN_FROM_MS).contains(&age)
 }
