@@ -85,6 +85,11 @@ impl<T: Tag> Batch<T> {
         self.tags.first().is_some_and(|tag| tag.stored().is_some())
     }
 
+    /// True if a copy of it with its present identity is on the way to the disk.
+    pub fn is_copied(&self) -> bool {
+        self.identity.is_some() && self.copied == self.identity
+    }
+
     /// A stored batch may be sent by the next process, so its identity must be on the disk before it is sent, if the disk takes it.
     pub fn needs_keeping(&self) -> bool {
         matches!(self.keep, Keep::No | Keep::Asked(_)) && self.is_stored()

@@ -233,11 +233,24 @@ impl<T: Tag> Producer<T> {
     /// be in Kafka: what was written went with the old topic.
     fn place_gone(&mut self, index: usize, answer: &TopicMetadata, now: Instant) {
         let gone = self.topics.get_mut(index).map(|topic| topic.take_gone(answer, now));
-        for slot in gone.unwrap_or_default() {
+        let gone = gone.unwrap_or_default();
+        if gone.is_empty() {
+            return;
+        }
+        // Copies of them may be on the way to the disk, and these make whole batches stored ones.
+        self.seal_all(index);
+        for slot in gone {
             for (record, tag) in slot.partition.into_records() {
                 with_record_ref(&record, |record| self.place(index, record, tag, now));
             }
         }
+        self.seal_all(index);
+    }
+
+    fn seal_all(&mut self, index: usize) {
+        let codec = self.options.compression;
+        let slots = self.topics.get_mut(index).into_iter().flat_map(|topic| &mut topic.slots);
+        slots.for_each(|slot| slot.partition.seal_open(codec));
     }
 
     fn refuse_waiting(&mut self, index: usize, code: ErrorCode) {
@@ -327,8 +340,11 @@ impl<T: Tag> Producer<T> {
                     }),
                 },
             };
-            if outcome == Answer::Written {
-                self.note_offset(*at, offset);
+            if outcome == Answer::Written
+                && let Some(partition) = self.partition_mut(*at)
+            {
+                let repeated = result.is_some_and(|result| result.error != 0);
+                partition.written_at(ticket, offset, repeated);
             }
             self.answer_partition(*at, ticket, &outcome, now);
         }

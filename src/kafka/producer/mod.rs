@@ -21,6 +21,7 @@ mod pump;
 mod questions;
 mod read_back;
 mod recovery;
+mod search;
 #[cfg(test)]
 mod simulation;
 mod spooling;

@@ -29,17 +29,18 @@ use super::Tag;
 use super::batch::{Batch, Keep, OpenBatch, Refusal};
 use super::read_back::Read;
 use super::recovery::Recovery;
+use super::search::Search;
 use crate::backoff::Backoff;
 use crate::kafka::compression::Compression;
 use crate::kafka::error::{Class, ErrorCode};
-use crate::kafka::record_batch::{Identity, Record, RecordRef, next_sequence};
+use crate::kafka::record_batch::{Identity, NO_TIMESTAMP, RecordRef, next_sequence};
 
 /// Most batches in flight for a partition; see the module head.
 pub(super) const WINDOW: usize = 5;
 /// How long an acknowledgement keeps the window open: well below any sane producer.id.expiration.ms.
 const PROVEN_FOR: Duration = Duration::from_secs(60);
 /// Kafka forgets a producer by the times of its records: from half of producer.id.expiration.ms's default on, care is taken.
-const FORGOTTEN_FROM_MS: i64 = 12 * 3600 * 1000;
+pub(super) const FORGOTTEN_FROM_MS: i64 = 12 * 3600 * 1000;
 const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// How long a partition rests that an operator must open again (not authorised).
@@ -124,14 +125,14 @@ pub(super) struct Setback {
 pub(super) enum Notice {
     /// Kafka no longer has records that it acknowledged (unclean leader election, truncation).
     AcknowledgedRecordsGone,
-    /// Kafka has forgotten the producer, so a batch whose answer never came may be written twice.
-    MayRepeat,
+    /// Nobody can tell whether so many batches were written, and they are sent again.
+    MayRepeat(usize),
 }
 
 pub(super) struct InFlight<T> {
     pub(super) batch: Batch<T>,
-    ticket: u64,
-    answer: Option<Answer>,
+    pub(super) ticket: u64,
+    pub(super) answer: Option<Answer>,
 }
 
 /// A stored batch that is in flight with an identity that the disk does not have: it was taken apart or sent anew while its
@@ -158,9 +159,13 @@ pub(super) struct Partition<T> {
     pub(super) recovery: Option<Recovery>,
     /// How many batches at the head of the queue are confirmed by sending only the one behind them.
     pub(super) covered: usize,
+    /// Nobody can tell what was written, and it is found out by sending.
+    pub(super) search: Option<Search>,
+    /// From [`Partition::copy_sent`] until the copies are on the disk: what was not copied as it is now waits.
+    pub(super) copying: bool,
     pub(super) gaps: u32,
     pub(super) retry: Backoff,
-    /// The highest offset that Kafka has acknowledged; -1 if none.
+    /// The offset of the newest record that Kafka has acknowledged, -1 if none. Not the highest: a topic may be made anew.
     pub(super) acknowledged_offset: i64,
     pub(super) queued_bytes: usize,
     /// For the operator, to be taken with [`Partition::take_notices`].
@@ -181,6 +186,8 @@ impl<T: Tag> Partition<T> {
             proven_at: None,
             recovery: None,
             covered: 0,
+            search: None,
+            copying: false,
             gaps: 0,
             retry: Backoff::new(RETRY_FIRST, RETRY_MAX),
             acknowledged_offset: -1,
@@ -234,15 +241,23 @@ impl<T: Tag> Partition<T> {
         self.in_flight.iter().filter(|sent| sent.answer.is_none()).map(|sent| sent.ticket)
     }
 
-    /// Notes the leader that metadata names. A question to the one before is as good as lost.
-    pub fn set_leader(&mut self, leader: Option<i32>) {
-        if self.leader != leader {
-            self.leader = leader;
-            self.proven_at = None;
-            if let Some(recovery) = &mut self.recovery {
-                recovery.asked = None;
-                recovery.reading = None;
-            }
+    /// Notes the leader that metadata names. A question to the one before is as good as lost, and so is its answer: what that
+    /// one had written, this one may lack, and if it knows nothing of the producer it would take the last without the others.
+    pub fn set_leader(&mut self, leader: Option<i32>, now: Instant) {
+        if self.leader == leader {
+            return;
+        }
+        self.leader = leader;
+        self.proven_at = None;
+        let told = self.covered > 0 || self.search.is_some();
+        if told && self.in_flight.is_empty() {
+            self.covered = 0;
+            self.search = self.search.map(Search::begin_again);
+            self.recovery.get_or_insert_with(|| Recovery::new(now, false));
+        }
+        if let Some(recovery) = &mut self.recovery {
+            recovery.asked = None;
+            recovery.reading = None;
         }
     }
 
@@ -278,8 +293,7 @@ impl<T: Tag> Partition<T> {
             if !self.in_flight.is_empty() {
                 return Step::Idle;
             }
-            // Not in the log, or nobody can tell: a batch with fewer records must not take its place.
-            self.retire();
+            self.pass_incomplete();
         }
         let Some(head) = self.queue.front() else { return Step::Idle };
         if head.identity.is_none() && view.idempotent && self.adopted {
@@ -294,8 +308,11 @@ impl<T: Tag> Partition<T> {
             let Some(producer) = usable else { return Step::NeedsProducerId };
             self.begin_identity(Some(producer));
         }
-        match self.queue.front().filter(|head| view.idempotent && head.needs_keeping()).map(|head| head.keep)
-        {
+        let next = self.queue.get(self.covered).filter(|_| view.idempotent);
+        if next.is_some_and(|next| self.copying && !next.is_stored() && !next.is_copied()) {
+            return Step::Idle; // On the disk it is about to be there without this identity.
+        }
+        match next.filter(|next| next.needs_keeping()).map(|next| next.keep) {
             Some(Keep::Asked(_)) => Step::Idle,
             Some(_) => Step::Keep,
             None => Step::Send,
@@ -322,7 +339,9 @@ impl<T: Tag> Partition<T> {
         if let (None, Some(producer)) = (batch.identity, self.producer.filter(|_| !self.adopted)) {
             let base_sequence = self.next_sequence;
             self.next_sequence = next_sequence(base_sequence, batch.records.count());
-            batch.after_offset = self.acknowledged_offset;
+            // In the spool a record keeps the time that Kafka refused: by that it is not found.
+            let timeless = batch.records.first_timestamp_ms() == NO_TIMESTAMP;
+            batch.after_offset = self.acknowledged_offset.max(if timeless { 0 } else { -1 });
             batch.identity =
                 Some(Identity { producer_id: producer.id, producer_epoch: producer.epoch, base_sequence });
         }
@@ -359,14 +378,16 @@ impl<T: Tag> Partition<T> {
             _ => None,
         });
         let class = code.map_or(Class::Retriable, ErrorCode::class);
+        let searching = self.search_on(class);
         self.put_back();
         let delay = match class {
             Class::TopicRefused | Class::ClientRefused => PARKED,
             // Taking it apart is progress; another producer id may be none.
             Class::RecordRefused => Duration::ZERO,
+            _ if searching => Duration::ZERO,
             _ => self.retry.next_delay(random),
         };
-        self.gaps = if class == Class::SequenceUnknown { self.gaps + 1 } else { 0 };
+        self.gaps = if class == Class::SequenceUnknown && !searching { self.gaps + 1 } else { 0 };
         let retire = class == Class::ProducerRefused || self.gaps >= GAPS_MAX;
         self.proven_at = None;
         self.recovery = Some(Recovery::new(now + delay, retire));
@@ -380,16 +401,6 @@ impl<T: Tag> Partition<T> {
         let open = self.open.take().map(OpenBatch::into_tags).unwrap_or_default();
         self.queued_bytes = 0;
         sent.chain(queued).chain(open).collect()
-    }
-
-    /// All that waits or is in flight, with the records, for a partition that is no more.
-    pub fn into_records(mut self) -> Vec<(Record, T)> {
-        self.seal_open(Compression::None);
-        let batches = self.in_flight.iter().map(|sent| &sent.batch).chain(&self.queue);
-        let records: Vec<Record> = batches
-            .flat_map(|batch| batch.records.records().expect("a batch that was sealed here can be read back"))
-            .collect();
-        records.into_iter().zip(self.abandon()).collect()
     }
 
     fn open_step(&self, view: &View) -> Option<Step> {
@@ -409,7 +420,7 @@ impl<T: Tag> Partition<T> {
         if proven && !old && view.can_ask && view.idempotent { WINDOW } else { 1 }
     }
 
-    fn tickets_in_flight(&self) -> usize {
+    pub(super) fn tickets_in_flight(&self) -> usize {
         let mut count = 0;
         let mut last = None;
         for sent in &self.in_flight {
@@ -440,6 +451,7 @@ impl<T: Tag> Partition<T> {
             self.proven_at = Some(now);
             self.gaps = 0;
             self.retry.reset();
+            self.search_settled();
         }
     }
 

@@ -171,11 +171,12 @@ impl<T: Tag> Producer<T> {
                  election?); going on with a new producer id",
                 at.partition
             ),
-            Notice::MayRepeat => {
-                self.stats.possible_repeats += 1;
+            Notice::MayRepeat(batches) => {
+                self.stats.possible_repeats += batches as u64;
                 warn!(
-                    "partition {name}-{}: Kafka has forgotten this producer and the partition cannot be read (grant READ \
-                     on the topic), so a batch whose answer was lost may be written twice",
+                    "partition {name}-{}: whether Kafka has written {batches} batches whose answers were lost cannot be found \
+                     out (it has forgotten this producer, has deleted what was there, or READ on the topic is not granted); \
+                     they are sent again, and may be there twice",
                     at.partition
                 );
             }

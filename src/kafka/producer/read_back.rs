@@ -2,14 +2,17 @@
 //! in the log say whose they are.
 //!
 //! ```text
-//! asked, unknown -> [ListOffsets by time] -> Fetch ... Fetch -> the end that the first answer named
-//!                    no offset is known                 |
-//!                                                       v
-//!                     found: delivered, with all before it; not found: sent again under the same identity
+//! asked, unknown -> ListOffsets, the end -> [ListOffsets by time] -> Fetch ... Fetch -> the end
+//!                                            no offset is known             |
+//!                                                                           v
+//!                                         found: delivered, with all before it; not found: sent again under the same identity
 //! ```
 //!
-//! Invariant: the leader is one and the same from the first answer to the last; with another one it begins anew. Only what is
-//! replicated is given out by Fetch, so what is found is safe.
+//! Invariants:
+//! - the leader is one and the same from the first answer to the last; with another one it begins anew;
+//! - the end is asked for, not taken from Fetch: the high watermark of a new leader may lie below what it has taken over from the
+//!   one before. Fetch says nothing of that; ListOffsets is refused meanwhile (KIP-207, Kafka 2.2; 78, or 5 to old versions);
+//! - only what is replicated is given out by Fetch, so what is found is safe.
 
 use std::time::Instant;
 
@@ -17,7 +20,9 @@ use bytes::Bytes;
 
 use super::Tag;
 use super::batch::Batch;
-use super::partition::{Notice, Partition, Step, View};
+use super::partition::{FORGOTTEN_FROM_MS, Partition, Step, View};
+use super::recovery::Recovery;
+use super::search::Search;
 use crate::kafka::protocol::{
     FetchPartition, FetchRequest, ListOffsetsRequest, OffsetAt, Request, TopicName,
 };
@@ -38,14 +43,34 @@ pub(super) enum Read {
     From(i64),
 }
 
+/// Why a partition is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// The leader knows nothing of the producer, or of its epoch.
+    Forgotten,
+    /// The leader cannot be asked. `lost`: it has refused a sequence, so what is not found gets another identity.
+    Unasked { lost: bool },
+    /// Only the end is looked for: see [`super::search`].
+    Search,
+}
+
 /// How far a partition has been read back.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct ReadBack {
+    why: Why,
+    /// An offset that what is looked for lies behind; -1 if none is known.
+    after: i64,
     /// Where to go on; None until that is known.
     next: Option<i64>,
-    /// The oldest offset known was of no use, so it is looked for by time.
-    by_time: bool,
-    /// The high watermark of the first answer.
+    /// The oldest offset known is not in the log, so it is looked for by time.
+    out_of_range: bool,
+    /// The first offset of the log, where it was asked for.
+    log_start: Option<i64>,
+    /// The time of the records may not be the one that they have in the log.
+    odd_time: bool,
+    /// By time nothing was found: everything is read.
+    everything: bool,
+    /// The high watermark before anything was read.
     end: Option<i64>,
     /// How many batches of the queue are known to be written.
     found: usize,
@@ -79,35 +104,55 @@ impl Read {
 
 impl<T: Tag> Partition<T> {
     /// Begins to read back.
-    pub(super) fn begin_reading(&mut self) {
+    pub(super) fn begin_reading(&mut self, why: Why) {
+        let after = self.ours().next().map_or(-1, |oldest| oldest.after_offset);
+        // What this process was acknowledged lies before it too, and is the younger news: the topic may have been made anew.
+        let known = self.acknowledged_offset;
+        let after = if known < 0 { after } else { after.min(known) };
         if let Some(recovery) = &mut self.recovery {
-            recovery.reading = Some(ReadBack { found_at: -1, ..ReadBack::default() });
+            recovery.reading = Some(ReadBack {
+                why,
+                after,
+                next: None,
+                out_of_range: false,
+                log_start: None,
+                odd_time: false,
+                everything: false,
+                end: None,
+                found: 0,
+                found_at: -1,
+            });
         }
     }
 
     /// The next request of a read-back; None if none is under way.
-    pub(super) fn read_step(&self, view: &View) -> Option<Step> {
-        let reading = self.recovery.as_ref()?.reading?;
-        if !view.may_read {
+    pub(super) fn read_step(&mut self, view: &View) -> Option<Step> {
+        let oldest = self.ours().next().map(|batch| batch.records.first_timestamp_ms());
+        let reading = self.recovery.as_mut()?.reading.as_mut()?;
+        if !view.may_read && reading.why != Why::Search {
             return Some(Step::CannotRead);
         }
-        let oldest = self.ours().next();
-        let after = oldest.map_or(-1, |batch| batch.after_offset);
-        let read = match reading.next {
-            Some(offset) => Read::From(offset),
-            None if after >= 0 && !reading.by_time => Read::From(after),
-            None => Read::Offset(oldest.map_or(OffsetAt::Earliest, begin_of)),
-        };
-        Some(Step::ReadBack(read))
+        let time_ms = oldest.unwrap_or(NO_TIMESTAMP);
+        reading.odd_time = view.wall_ms.is_some_and(|now| is_odd(time_ms, now));
+        Some(Step::ReadBack(reading.wanted(time_ms)))
     }
 
     /// The answer to [`Read::Offset`].
     pub(super) fn offset_answer(&mut self, ticket: u64, offset: i64, delivered: &mut Vec<T>) {
         let Some(reading) = self.answered(ticket) else { return };
-        reading.next = Some(offset);
-        if offset < 0 {
+        if reading.end.is_none() {
+            reading.end = Some(offset.max(0));
+            if reading.why == Why::Search {
+                self.search = self.search.map(|search| search.up_to(offset.max(0)));
+                self.recovery.iter_mut().for_each(|recovery| recovery.reading = None);
+            }
+        } else if reading.wants_log_start() {
+            reading.log_start = Some(offset.max(0));
+        } else if offset < 0 {
             // Nothing is there that is young enough.
             self.end_reading(delivered);
+        } else {
+            reading.next = Some(offset);
         }
     }
 
@@ -122,8 +167,7 @@ impl<T: Tag> Partition<T> {
     ) {
         let Some(reading) = self.answered(ticket) else { return };
         let mut reading = *reading;
-        let end = reading.end.unwrap_or(fetched.high_watermark).min(fetched.high_watermark);
-        reading.end = Some(end);
+        let end = reading.end.unwrap_or(fetched.high_watermark);
         let before = reading.next;
         for batch in decode_batches(fetched.records) {
             let behind = match &batch {
@@ -142,16 +186,19 @@ impl<T: Tag> Partition<T> {
                 reading.found_at = batch.base_offset;
             }
         }
-        let start = self.ours().next().map_or(0, |batch| batch.after_offset);
-        let is_end = reading.next.unwrap_or(start) >= end || reading.found == self.ours().count();
+        let is_end = reading.position() >= end || reading.found == self.ours().count();
+        let is_stuck = !is_end && reading.next == before;
+        if is_stuck {
+            // A quota, or a replica that is behind; or the end is that of a topic that is no more.
+            reading.end = None;
+        }
         let retry = self.retry.next_delay(random);
         let Some(recovery) = &mut self.recovery else { return };
         recovery.reading = Some(reading);
         if is_end {
             self.retry.reset();
             self.end_reading(delivered);
-        } else if reading.next == before {
-            // A quota, or a replica that is behind.
+        } else if is_stuck {
             recovery.not_before = now + retry;
         } else {
             self.retry.reset();
@@ -161,8 +208,8 @@ impl<T: Tag> Partition<T> {
     /// The offset is not in the log: it was deleted meanwhile, or the topic was made anew.
     pub(super) fn out_of_range(&mut self, ticket: u64, now: Instant, random: f64) {
         let Some(reading) = self.answered(ticket) else { return };
-        let again = std::mem::replace(&mut reading.by_time, true);
-        reading.next = None;
+        let again = std::mem::replace(&mut reading.out_of_range, true);
+        (reading.next, reading.end) = (None, None);
         if again {
             self.retry_recovery(now, random);
         }
@@ -170,12 +217,19 @@ impl<T: Tag> Partition<T> {
 
     /// Reading is refused: what is not known to be written is sent again.
     pub(super) fn cannot_read(&mut self) {
-        if let Some(recovery) = self.recovery.take_if(|recovery| recovery.reading.is_some()) {
-            if recovery.retire {
-                self.retire();
+        let Some(recovery) = self.recovery.take_if(|recovery| recovery.reading.is_some()) else { return };
+        match recovery.reading.map(|reading| reading.why) {
+            Some(Why::Unasked { .. }) if !recovery.retire => {
+                self.search_instead(recovery);
             }
-            self.notices.push(Notice::MayRepeat);
+            Some(Why::Forgotten) if !recovery.retire => self.tell_repeats(),
+            _ => self.give_up(),
         }
+    }
+
+    fn search_instead(&mut self, recovery: Recovery) {
+        self.search = Some(Search::default());
+        self.recovery = Some(Recovery { reading: None, ..recovery });
     }
 
     /// As [`Partition::cannot_read`], told by an answer.
@@ -193,24 +247,88 @@ impl<T: Tag> Partition<T> {
     }
 
     fn end_reading(&mut self, delivered: &mut Vec<T>) {
-        let Some(recovery) = self.recovery.take() else { return };
-        let (found, found_at) = recovery.reading.map_or((0, -1), |reading| (reading.found, reading.found_at));
-        for _ in 0..found {
+        let Some(mut recovery) = self.recovery.take() else { return };
+        let Some(reading) = recovery.reading else { return };
+        if reading.may_lie_before() {
+            recovery.reading = Some(ReadBack { everything: true, next: None, ..reading });
+            self.recovery = Some(recovery);
+            return;
+        }
+        if reading.is_contradicted() && !recovery.retire {
+            return self.search_instead(recovery);
+        }
+        for _ in 0..reading.found {
             if let Some(batch) = self.pop_queue() {
                 delivered.extend(batch.tags);
             }
         }
-        self.acknowledged_offset = self.acknowledged_offset.max(found_at);
-        if recovery.retire {
+        if reading.found_at >= 0 {
+            self.acknowledged_offset = reading.found_at;
+        }
+        if reading.may_be_deleted() {
+            self.tell_repeats();
+        }
+        if recovery.retire || reading.why == (Why::Unasked { lost: true }) {
             self.retire();
         }
     }
 }
 
+impl ReadBack {
+    fn wanted(&self, time_ms: i64) -> Read {
+        match self.next {
+            _ if self.end.is_none() => Read::Offset(OffsetAt::Latest),
+            Some(offset) => Read::From(offset),
+            None if self.wants_log_start() => Read::Offset(OffsetAt::Earliest),
+            None if self.everything || (self.after >= 0 && !self.out_of_range) => Read::From(self.position()),
+            None => Read::Offset(begin_of(time_ms)),
+        }
+    }
+
+    /// Up to here it is read.
+    fn position(&self) -> i64 {
+        let begin = self.log_start.filter(|_| self.everything).unwrap_or(self.after);
+        self.next.unwrap_or(begin)
+    }
+
+    fn wants_log_start(&self) -> bool {
+        self.log_start.is_none() && (self.everything || (self.out_of_range && self.after >= 0))
+    }
+
+    /// It was not found, and was looked for by a time only that it need not have in the log.
+    fn may_lie_before(&self) -> bool {
+        let by_time = self.after < 0 || self.out_of_range;
+        by_time && self.odd_time && self.found == 0 && !self.everything && self.why == Why::Forgotten
+    }
+
+    /// The leader has refused a sequence, so it knows the producer, and nothing of it was found by time.
+    fn is_contradicted(&self) -> bool {
+        let by_time = self.after < 0 || self.out_of_range;
+        by_time && self.found == 0 && self.why == (Why::Unasked { lost: true })
+    }
+
+    /// What is behind the offset that was known is not in the log any more.
+    fn may_be_deleted(&self) -> bool {
+        let is_trusted = self.why == (Why::Unasked { lost: false });
+        !is_trusted
+            && self.out_of_range
+            && self.after >= 0
+            && self.log_start.is_some_and(|start| start > self.after + 1)
+    }
+}
+
 /// Where a batch can lie of which nothing but its time is known.
-fn begin_of<T>(batch: &Batch<T>) -> OffsetAt {
-    match batch.records.first_timestamp_ms() {
+fn begin_of(time_ms: i64) -> OffsetAt {
+    match time_ms {
         NO_TIMESTAMP => OffsetAt::Earliest,
         time_ms => OffsetAt::Timestamp(time_ms.saturating_sub(CLOCKS_DIFFER_MS).max(0)),
     }
+}
+
+/// True if the log may have another time for it. A topic with the broker's times has, and if our clock is fast, an earlier one.
+/// There the leader remembers a producer for a day (producer.id.expiration.ms) whatever our clock says: if it has forgotten it,
+/// the record is old.
+fn is_odd(time_ms: i64, now_ms: i64) -> bool {
+    let age = now_ms.saturating_sub(time_ms);
+    time_ms != NO_TIMESTAMP && !(-CLOCKS_DIFFER_MS..=FORGOTTEN_FROM_MS).contains(&age)
 }

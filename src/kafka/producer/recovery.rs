@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::Tag;
 use super::batch::{Batch, Culprit, Refusal};
 use super::partition::{Notice, Partition, ProducerId, Step, View};
-use super::read_back::ReadBack;
+use super::read_back::{ReadBack, Why};
 use crate::kafka::compression::Compression;
 use crate::kafka::record_batch::{Identity, next_sequence};
 
@@ -87,7 +87,7 @@ impl<T: Tag> Partition<T> {
         // It may have forgotten what was never acknowledged, too: what counts is the age of the records.
         let cannot_know = matches!(told, Told::Nothing | Told::Later);
         if cannot_know && self.ours().any(|batch| batch.uncertain) {
-            return self.begin_reading();
+            return self.begin_reading(Why::Forgotten);
         }
         self.recovery = None;
         match told {
@@ -173,27 +173,26 @@ impl<T: Tag> Partition<T> {
         if recovery.reading.is_some() {
             return self.read_step(view);
         }
-        let lost = recovery.retire || self.gaps > 0;
+        let refused = recovery.retire;
+        let lost = refused || self.gaps > 0;
         let was_sent = self.queue.front().is_some_and(|batch| batch.identity.is_some());
         if was_sent && view.may_ask {
+            self.search = None;
             return Some(Step::AskProducers);
         }
+        let searching = self.search.is_some();
         // Without a way to ask the leader is trusted to recognise what is sent again, as long as it is fresh.
-        let doubtful = |batch: &Batch<T>| batch.uncertain && (lost || batch.is_stored());
+        let doubtful = |batch: &Batch<T>| batch.uncertain && (lost || searching || batch.is_stored());
         let doubtful = was_sent && self.ours().any(doubtful);
-        if doubtful && view.may_read {
-            if let Some(recovery) = &mut self.recovery {
-                recovery.retire |= lost;
-            }
-            self.begin_reading();
+        if doubtful && view.may_read && !searching {
+            self.begin_reading(Why::Unasked { lost });
             return self.read_step(view);
         }
+        if doubtful && !refused {
+            return self.search_step(view);
+        }
         if was_sent && lost {
-            // Refused without a way to ask. Never lose: send under another identity, at the risk of a repeat.
-            if doubtful {
-                self.notices.push(Notice::MayRepeat);
-            }
-            self.retire();
+            self.give_up();
         }
         self.recovery = None;
         None
@@ -255,6 +254,7 @@ impl<T: Tag> Partition<T> {
         self.next_sequence = 0;
         self.proven_at = None;
         self.covered = 0;
+        self.search = None;
         self.gaps = 0;
     }
 }
@@ -269,6 +269,7 @@ fn is_behind(end: i32, last_written: i32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::record_batch::RecordRef;
 
     #[test]
     fn what_was_written_is_told_across_the_wrap_of_sequences() {
@@ -278,5 +279,30 @@ mod tests {
         assert!(is_behind(i32::MAX, 3));
         assert!(is_behind(0, i32::MAX));
         assert!(!is_behind(4, i32::MAX));
+    }
+
+    /// What the old leader had written, the new one may lack; and if it knows nothing of the producer, it takes any sequence.
+    #[test]
+    fn the_word_of_a_leader_is_worth_nothing_with_the_next_one() {
+        let now = Instant::now();
+        let mut partition = Partition::<u64>::new();
+        partition.set_leader(Some(1), now);
+        partition.producer = Some(ProducerId { id: 1, epoch: 0 });
+        for tag in 0..3 {
+            let record = RecordRef { key: None, value: Some(b"x"), headers: &[], timestamp_ms: 1 };
+            partition.append(&record, tag, now, 1, Compression::None);
+        }
+        partition.seal_open(Compression::None);
+        let mut queue = std::mem::take(&mut partition.queue);
+        for batch in &mut queue {
+            partition.identify(batch);
+            batch.uncertain = true;
+        }
+        partition.queue = queue;
+        partition.recovery = Some(Recovery { asked: Some(5), ..Recovery::new(now, false) });
+        partition.producers_answer(5, Told::Last(1), &mut Vec::new());
+        assert_eq!((partition.covered, partition.recovery.is_none()), (1, true));
+        partition.set_leader(Some(2), now);
+        assert_eq!((partition.covered, partition.recovery.is_some()), (0, true));
     }
 }

@@ -106,17 +106,21 @@ impl<T: Tag> Producer<T> {
         records
     }
 
-    /// Lends each batch of the topic that was sent and is not stored, for each partition in order.
+    /// Lends each batch of the topic that was sent and is not stored, for each partition in order. Where one was,
+    /// [`Producer::convert`] or [`Producer::not_copied`] is to follow: what has another identity by then waits for that.
     pub fn copy_sent(&mut self, topic: &TopicName, mut lend: impl FnMut(CopiedBatch<'_, T>)) {
         let compression = self.options.compression;
         let Some(topic) = self.by_name.get(topic).and_then(|index| self.topics.get_mut(*index)) else {
             return;
         };
+        let mut lent = false;
         for (partition, slot) in (0_i32..).zip(&mut topic.slots) {
             slot.partition.copy_sent(compression, |records, identity, tags| {
+                lent = true;
                 lend(CopiedBatch { partition, identity, records, tags });
             });
         }
+        topic.slots.iter_mut().for_each(|slot| slot.partition.copying |= lent);
     }
 
     /// What [`Producer::copy_sent`] lent is on the disk: lends every tag of the topic, to be made one of a stored record.
@@ -124,6 +128,19 @@ impl<T: Tag> Producer<T> {
         let Some(index) = self.by_name.get(topic).copied() else { return };
         let Some(topic) = self.topics.get_mut(index) else { return };
         topic.slots.iter_mut().for_each(|slot| slot.partition.convert(&mut lend));
+        self.end_copying(index);
+    }
+
+    /// What [`Producer::copy_sent`] lent is not on the disk, and will not be: it may be sent as if it had never been lent.
+    pub fn not_copied(&mut self, topic: &TopicName) {
+        if let Some(index) = self.by_name.get(topic) {
+            self.end_copying(*index);
+        }
+    }
+
+    fn end_copying(&mut self, index: usize) {
+        let Some(topic) = self.topics.get_mut(index) else { return };
+        topic.slots.iter_mut().for_each(|slot| slot.partition.copying = false);
         // What is in flight by now under another identity than was copied is to be kept.
         for partition in 0..topic.slots.len() {
             self.list(PartitionAt { topic: index, partition });
@@ -131,7 +148,7 @@ impl<T: Tag> Producer<T> {
     }
 
     /// Takes a batch of an earlier process, which may have been written: the leader is asked before it is sent. A partition
-    /// that is no more is passed over: the records are placed as if they had never been sent.
+    /// that is no more is passed over, once that is certain: the records are placed as if they had never been sent.
     ///
     /// # Errors
     /// As for [`Producer::push`]: the batch.
@@ -164,6 +181,15 @@ impl<T: Tag> Producer<T> {
         if let Some(slot) = slot {
             slot.partition.push_sent(batch, compression, now);
             return self.list(PartitionAt { topic: index, partition: at });
+        }
+        let random = self.rng.f64();
+        let Some(topic) = self.topics.get_mut(index) else { return };
+        if topic.may_be_short(now) {
+            // Placed anew it would be written again.
+            topic.waiting.push_back(Early::Sent(partition, batch));
+            topic.want_metadata(now, random);
+            self.metadata_at = self.metadata_at.min(topic.metadata_due);
+            return;
         }
         for (record, tag) in batch.records {
             with_record_ref(&record, |record| self.place(index, record, tag, now));
@@ -266,12 +292,5 @@ impl<T: Tag> Producer<T> {
             return self.kept(ticket, now);
         }
         self.actions.push_back(Action::Keep { ticket, batches });
-    }
-
-    /// Notes an offset that Kafka acknowledged.
-    pub(super) fn note_offset(&mut self, at: PartitionAt, offset: i64) {
-        if let Some(partition) = self.partition_mut(at) {
-            partition.acknowledged_offset = partition.acknowledged_offset.max(offset);
-        }
     }
 }

@@ -154,6 +154,16 @@ impl<T: Tag> Partition<T> {
         records
     }
 
+    /// All that waits or is in flight, with the records, for a partition that is no more.
+    pub fn into_records(mut self) -> Vec<(Record, T)> {
+        self.seal_open(Compression::None);
+        let batches = self.in_flight.iter().map(|sent| &sent.batch).chain(&self.queue);
+        let records: Vec<Record> = batches
+            .flat_map(|batch| batch.records.records().expect("a batch that was sealed here can be read back"))
+            .collect();
+        records.into_iter().zip(self.abandon()).collect()
+    }
+
     /// Lends each batch that was sent and is not stored, in order, to be copied to the spool.
     pub fn copy_sent(
         &mut self,
@@ -173,6 +183,7 @@ impl<T: Tag> Partition<T> {
 
     /// The copies are on the disk: lends every tag, to be made one of a stored record.
     pub fn convert(&mut self, mut lend: impl FnMut(&mut T)) {
+        self.copying = false;
         let sent = self.in_flight.iter_mut().map(|sent| &mut sent.batch);
         for batch in sent.chain(&mut self.queue) {
             batch.tags.iter_mut().for_each(&mut lend);

@@ -114,6 +114,8 @@ pub(super) struct Topic<T> {
     timeless_until: Option<Instant>,
     /// Since when it has been said to have fewer partitions than it had.
     smaller_since: Option<Instant>,
+    /// Since when there is a batch of an earlier process for a partition that it is not said to have.
+    short_since: Option<Instant>,
 }
 
 impl<T: Tag> Topic<T> {
@@ -136,6 +138,7 @@ impl<T: Tag> Topic<T> {
             refused_description: false,
             impossible: false,
             smaller_since: None,
+            short_since: None,
             timeless_until: None,
         }
     }
@@ -212,7 +215,7 @@ impl<T: Tag> Topic<T> {
                 }
             }
             _ => {
-                self.on_missing(code);
+                self.on_missing(code, now);
                 self.metadata_due = now + self.metadata_backoff.next_delay(random);
                 MetadataVerdict::Later
             }
@@ -272,7 +275,7 @@ impl<T: Tag> Topic<T> {
         self.available = led.map(|partition| partition.index).collect();
         let mut leaderless = self.slots.len() > count;
         for slot in self.slots.iter_mut().skip(count) {
-            slot.partition.set_leader(None);
+            slot.partition.set_leader(None, now);
         }
         self.smaller_since = leaderless.then(|| self.smaller_since.unwrap_or(now));
         for partition in &answer.partitions {
@@ -287,7 +290,7 @@ impl<T: Tag> Topic<T> {
                 info!("partition {}-{} is led by broker {new} now (was {old})", self.name, partition.index);
             }
             leaderless |= leader.is_none();
-            slot.partition.set_leader(leader);
+            slot.partition.set_leader(leader, now);
         }
         if leaderless {
             self.metadata_due = now + self.metadata_backoff.next_delay(random);
@@ -295,6 +298,12 @@ impl<T: Tag> Topic<T> {
             self.metadata_backoff.reset();
             self.metadata_due = now + METADATA_AGE;
         }
+    }
+
+    /// True while a partition that it is said not to have may be one that the broker which says so has not heard of.
+    pub fn may_be_short(&mut self, now: Instant) -> bool {
+        let since = *self.short_since.get_or_insert(now);
+        now.saturating_duration_since(since) < SMALLER_FOR
     }
 
     /// Takes out the partitions that the topic no longer has, once that is certain.
@@ -315,9 +324,9 @@ impl<T: Tag> Topic<T> {
         self.slots.split_off(count)
     }
 
-    fn on_missing(&mut self, code: ErrorCode) {
+    fn on_missing(&mut self, code: ErrorCode, now: Instant) {
         for slot in &mut self.slots {
-            slot.partition.set_leader(None);
+            slot.partition.set_leader(None, now);
         }
         self.missing_answers = self.missing_answers.saturating_add(1);
         self.not_created_answers = self.not_created_answers.saturating_add(u32::from(self.create));

@@ -282,7 +282,7 @@ impl Backlog {
                 self.window_limited &= self.settled_at.is_some();
                 self.on_kept(pending, &ids, producer, settling);
             }
-            Err(why) => self.on_not_kept(pending, &why, settling, now),
+            Err(why) => self.on_not_kept(pending, &why, producer, settling, now),
         }
     }
 
@@ -346,6 +346,7 @@ impl Backlog {
         &mut self,
         pending: PendingAppend,
         why: &NotKept,
+        producer: &mut Producer<Waiting>,
         settling: &mut Vec<Settled>,
         now: Instant,
     ) {
@@ -366,6 +367,7 @@ impl Backlog {
                     }
                 }
                 Part::Copied { topic, key } => {
+                    producer.not_copied(&topic);
                     self.residents.remove(&key);
                     if let Some(route) = self.routes.get_mut(&topic) {
                         route.copy = true;

@@ -8,12 +8,16 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use crate::kafka::compression::Compression;
 use crate::kafka::protocol::{
     Broker, FetchPartition, FetchResponse, FetchedPartition, InitProducerIdResponse, MetadataResponse,
     OffsetAt, PartitionMetadata, PartitionOffset, PartitionProducers, ProduceResponse, ProduceResult,
     ProducerState, Request, Response, TopicMetadata, TopicName,
 };
-use crate::kafka::record_batch::{Identity, decode_batches, next_sequence};
+use crate::kafka::record_batch::{BatchBuilder, Identity, RecordRef, decode_batches, next_sequence};
+
+/// Stands for a record of somebody else.
+pub const FILLED: u64 = u64::MAX;
 
 /// What is to happen to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,15 +58,47 @@ pub struct SimPartition {
     pub told: bool,
     /// What lies before this offset is deleted.
     pub log_start: i64,
+    /// The high watermark of a new leader is that of the one before, so many questions long.
+    pub behind: u32,
+    /// Records have the broker's time, which is far behind ours.
+    pub has_own_times: bool,
 }
 
 impl SimPartition {
     pub fn values(&self) -> Vec<u64> {
-        self.log.iter().flat_map(|written| written.values.clone()).collect()
+        let values = self.log.iter().flat_map(|written| written.values.clone());
+        values.filter(|value| *value != FILLED).collect()
     }
 
     fn end_offset(&self) -> i64 {
-        self.log.last().map_or(0, |last| last.offset + last.values.len() as i64)
+        self.log.last().map_or(self.log_start, |last| last.offset + last.values.len() as i64)
+    }
+
+    fn high_watermark(&self) -> i64 {
+        let safe = self.log.get(..self.safe).and_then(|safe| safe.last());
+        if self.behind > 0 {
+            safe.map_or(self.log_start, |last| last.offset + last.values.len() as i64)
+        } else {
+            self.end_offset()
+        }
+    }
+
+    /// A question was answered: it catches up some time, and what is read then is replicated.
+    fn catch_up(&mut self) {
+        self.behind = self.behind.saturating_sub(1);
+        if self.behind == 0 {
+            self.safe = self.log.len();
+        }
+    }
+
+    /// Somebody else writes so many records.
+    pub fn fill(&mut self, records: usize) {
+        let mut batch = BatchBuilder::new();
+        for _ in 0..records {
+            batch.append(&RecordRef { key: None, value: Some(b"x"), headers: &[], timestamp_ms: 1 });
+        }
+        let encoded = batch.seal(Compression::None).encode(Identity::NONE);
+        self.append(Identity::NONE, vec![FILLED; records], &encoded);
     }
 
     /// The error code, and the offset at which it lies.
@@ -129,12 +165,14 @@ pub struct SimCluster {
     pub poison: Option<u64>,
     /// DescribeProducers is answered with this code.
     pub describe_code: i16,
-    /// Fetch and ListOffsets are answered with this code.
+    /// Fetch is answered with this code. ListOffsets needs no READ, but DESCRIBE, which WRITE implies.
     pub read_code: i16,
     /// How many batches were read back.
     pub fetched: usize,
     /// How often an offset was looked for by time.
     pub offsets_listed: usize,
+    /// So many answers name the first partition of the topic only.
+    pub short_metadata: u32,
 }
 
 impl SimCluster {
@@ -152,6 +190,7 @@ impl SimCluster {
             read_code: 0,
             fetched: 0,
             offsets_listed: 0,
+            short_metadata: 0,
         }
     }
 
@@ -165,6 +204,7 @@ impl SimCluster {
             partition.expired = partition.expired.min(partition.safe);
         }
         partition.rebuild_memory(5);
+        partition.behind = 2;
     }
 
     /// Restarts a broker: only the last batch of each producer is remembered.
@@ -194,6 +234,7 @@ impl SimCluster {
     pub fn replicate(&mut self) {
         for partition in &mut self.partitions {
             partition.safe = partition.log.len();
+            partition.behind = 0;
         }
     }
 
@@ -231,7 +272,11 @@ impl SimCluster {
 
     fn carry_out(&mut self, broker: i32, request: &Request, say: i16, acknowledge: bool) -> Response {
         match request {
-            Request::Metadata(_) => self.metadata(),
+            Request::Metadata(_) => {
+                let shown = if self.short_metadata > 0 { 1 } else { self.partitions.len() };
+                self.short_metadata = self.short_metadata.saturating_sub(1);
+                self.metadata(shown)
+            }
             Request::InitProducerId => {
                 self.next_producer_id += 1;
                 Response::InitProducerId(InitProducerIdResponse {
@@ -294,16 +339,23 @@ impl SimCluster {
         let (code, offset) = found.append(batch.identity, values, &records);
         if code == 0 && acknowledge {
             found.safe = found.log.len();
+            found.behind = 0;
         }
         (code, offset)
     }
 
     fn list_offset(&mut self, broker: i32, topic: &TopicName, index: i32, at: OffsetAt) -> PartitionOffset {
-        self.offsets_listed += 1;
-        let found = &self.partitions[usize::try_from(index).unwrap()];
-        let error = if found.leader == broker { self.read_code } else { 6 };
+        self.offsets_listed += usize::from(matches!(at, OffsetAt::Timestamp(_)));
+        let found = &mut self.partitions[usize::try_from(index).unwrap()];
+        let error = match at {
+            _ if found.leader != broker => 6,
+            OffsetAt::Latest | OffsetAt::Timestamp(_) if found.behind > 0 => 78,
+            _ => 0,
+        };
+        found.catch_up();
         let offset = match at {
             OffsetAt::Latest => found.end_offset(),
+            OffsetAt::Timestamp(_) if found.has_own_times => -1,
             // Every record has the same time.
             OffsetAt::Earliest | OffsetAt::Timestamp(_) => found.log_start,
         };
@@ -314,16 +366,24 @@ impl SimCluster {
     fn fetch(&mut self, broker: i32, wanted: &FetchPartition) -> FetchedPartition {
         let found = &mut self.partitions[usize::try_from(wanted.partition).unwrap()];
         let end = found.end_offset();
+        let high_watermark = found.high_watermark();
         let error = match wanted.offset {
             _ if found.leader != broker => 6,
             _ if self.read_code != 0 => self.read_code,
             offset if (found.log_start..=end).contains(&offset) => 0,
             _ => 1,
         };
-        found.safe = found.log.len();
+        let replicated =
+            |written: &&Written| written.offset + (written.values.len() as i64) <= high_watermark;
         let behind = |written: &&Written| written.offset + written.values.len() as i64 > wanted.offset;
-        let batches: Vec<&Bytes> =
-            found.log.iter().filter(behind).map(|written| &written.records).take(3).collect();
+        let batches: Vec<&Bytes> = found
+            .log
+            .iter()
+            .filter(behind)
+            .filter(replicated)
+            .map(|written| &written.records)
+            .take(3)
+            .collect();
         let batches = if error == 0 { batches } else { Vec::new() };
         self.fetched += batches.len();
         let mut records: Vec<u8> = batches.iter().flat_map(|batch| batch.iter().copied()).collect();
@@ -331,11 +391,12 @@ impl SimCluster {
             // The last of several is cut short.
             records.truncate(records.len() - 5);
         }
+        found.catch_up();
         FetchedPartition {
             topic: wanted.topic.clone(),
             partition: wanted.partition,
             error,
-            high_watermark: end,
+            high_watermark,
             records: records.into(),
         }
     }
@@ -358,7 +419,7 @@ impl SimCluster {
         PartitionProducers { topic: topic.clone(), partition, error, producers }
     }
 
-    fn metadata(&self) -> Response {
+    fn metadata(&self, shown: usize) -> Response {
         let broker = |id| Broker { id, host: format!("b{id}"), port: 9092 };
         let partition = |(index, p): (usize, &SimPartition)| PartitionMetadata {
             index: i32::try_from(index).unwrap(),
@@ -371,7 +432,7 @@ impl SimCluster {
             topics: vec![TopicMetadata {
                 name: self.topic.clone(),
                 error: 0,
-                partitions: self.partitions.iter().enumerate().map(partition).collect(),
+                partitions: self.partitions.iter().enumerate().take(shown).map(partition).collect(),
             }],
         })
     }

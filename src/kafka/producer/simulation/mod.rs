@@ -4,6 +4,7 @@ mod broker;
 mod outages;
 mod read_back;
 mod restarts;
+mod without_read;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

@@ -507,3 +507,36 @@ fn records_whose_time_kafka_refuses_are_written_without_one_in_order() {
     assert_eq!(written, expected);
     assert_eq!(refusals, 1, "the next records do not ask for it");
 }
+
+#[test]
+fn copies_of_records_whose_partition_goes_meanwhile_are_noted_when_they_are_on_the_disk() {
+    let old: &[(&str, i16, &[i32])] = &[("t", 0, &[0, 0, 0, 0, 0, 0])];
+    let new: &[(&str, i16, &[i32])] = &[("t", 0, &[0])];
+    let mut stage = Stage::new();
+    for number in 0..20 {
+        stage.push("t", &format!("k{number}"));
+    }
+    let silent = |request: &Request| matches!(request, Request::Produce(_));
+    let mut sent = 0;
+    stage.run(Duration::from_secs(1), |_, (_, request), _| {
+        sent += u32::from(silent(request));
+        (!silent(request)).then(|| ordinary(request, 1, old))
+    });
+    assert!(sent > 0);
+    let (topic, mut copied, mut converted) = ("t".into(), Vec::new(), Vec::new());
+    stage.producer.copy_sent(&topic, |batch| copied.extend(batch.tags.iter().copied()));
+    // Longer than it takes to believe it.
+    stage.run(Duration::from_secs(400), |_, (_, request), _| match request {
+        Request::Produce(produce) if produce.batches.iter().any(|batch| batch.partition > 0) => {
+            Some(produced(produce, 3))
+        }
+        Request::Produce(_) => None,
+        Request::DescribeProducers(_) => Some(describe(request, 3, &[])),
+        other => Some(ordinary(other, 1, new)),
+    });
+    stage.producer.convert(&topic, |tag| converted.push(*tag));
+    converted.extend(&stage.delivered);
+    copied.sort_unstable();
+    converted.sort_unstable();
+    assert_eq!(converted, copied);
+}

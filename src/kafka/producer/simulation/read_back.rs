@@ -1,7 +1,7 @@
 //! A leader that has forgotten the producer: the partition is read back, and what is found there is not sent again.
 
 use super::super::ProducerStats;
-use super::broker::Fate;
+use super::broker::{Fate, SimPartition};
 use super::restarts::World;
 use crate::kafka::protocol::{OffsetAt, Request};
 
@@ -115,4 +115,53 @@ fn a_leader_that_cannot_be_asked_is_read_after_a_crash() {
     world.heal();
     world.assert_exact();
     assert_eq!((delivered(&world), world.cluster.fetched), ((3, 0), 1));
+}
+
+#[test]
+fn a_new_leader_whose_high_watermark_is_behind_is_waited_for() {
+    let mut world = lost_answer(2, Fate::BreakAfter);
+    world.cluster.move_leader(0, false);
+    world.heal();
+    world.assert_exact();
+    assert_eq!(delivered(&world), (11, 0));
+}
+
+#[test]
+fn a_topic_that_was_made_anew_is_read_from_what_it_acknowledged() {
+    let mut world = World::new(1, 1);
+    world.cluster.partitions[0].log_start = 1000;
+    world.store(3, 3);
+    world.heal();
+    world.cluster.partitions[0] = SimPartition::default();
+    world.store(3, 3);
+    world.heal();
+    world.store(3, 3);
+    assert!(world.run_until(|request| matches!(request, Request::Produce(_))));
+    world.answer(0, Fate::BreakAfter);
+    world.cluster.forget(0);
+    world.cluster.partitions[0].fill(1500);
+    world.heal();
+    assert_eq!((world.written(), delivered(&world)), ((3..9).collect(), (9, 0)));
+}
+
+#[test]
+fn what_was_deleted_before_it_could_be_read_is_told() {
+    let mut world = lost_answer(1, Fate::BreakAfter);
+    world.cluster.partitions[0].fill(5);
+    world.cluster.partitions[0].log_start = 11;
+    world.heal();
+    assert_eq!(delivered(&world), (11, 1));
+}
+
+#[test]
+fn a_clock_that_is_ahead_of_the_brokers_hides_nothing() {
+    let mut world = World::new(1, 1);
+    world.cluster.partitions[0].has_own_times = true;
+    world.store(3, 3);
+    assert!(world.run_until(|request| matches!(request, Request::Produce(_))));
+    world.answer(0, Fate::BreakAfter);
+    world.cluster.forget(0);
+    world.heal();
+    world.assert_exact();
+    assert_eq!((delivered(&world), world.cluster.offsets_listed), ((3, 0), 1));
 }
