@@ -6,6 +6,9 @@
 //! - settling is explicit. A token that is dropped unsettled would hold back every later acknowledgement of
 //!   the session (MQTT-4.6.0-2), so dropping one panics and ends the process loudly.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 
 /// MQTT quality of service (MQTT 3.1.1, section 4.3).
@@ -40,6 +43,23 @@ pub enum Body {
         /// Size of the whole packet, bytes.
         packet_bytes: u64,
     },
+    /// A PUBLISH of which only length and packet identifier can be trusted: it is no message, and would come again for ever.
+    Malformed {
+        /// All behind the fixed header.
+        packet: Bytes,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Body {
+    /// What is kept of it, bytes.
+    pub fn kept_bytes(&self) -> usize {
+        match self {
+            Body::Payload(bytes) | Body::Malformed { packet: bytes, .. } => bytes.len(),
+            Body::Oversized { .. } => 0,
+        }
+    }
 }
 
 /// What a PUBLISH of MQTT 5 carries for the application beside topic and payload (MQTT 5, section 3.3.2.3).
@@ -68,7 +88,7 @@ impl Properties {
 /// An MQTT message on its way to Kafka.
 #[derive(Debug)]
 pub struct Message {
-    /// MQTT topic name: valid UTF-8, no wildcards, no U+0000.
+    /// MQTT topic name: valid UTF-8, no wildcards, no U+0000. Of a malformed packet, what can be read of it.
     pub topic: String,
     /// Payload, or what is known of one that was too large.
     pub body: Body,
@@ -80,7 +100,7 @@ pub struct Message {
     pub retain: bool,
     /// Time of arrival, milliseconds since the Unix epoch by the wall clock (which may be wrong).
     pub received_at_ms: i64,
-    /// Hash of client id, packet id, topic and payload: the same when the broker delivers the message again.
+    /// Hash of client id, packet id, topic, payload and what MQTT 5 carries beside: the same when the broker delivers the message again.
     /// None at QoS 0, which has no packet id and is never delivered again.
     pub delivery_id: Option<u64>,
     /// Decides the acknowledgement.
@@ -96,7 +116,7 @@ pub struct AckToken {
     /// Bytes the message takes against the in-hand limit of the session.
     cost_bytes: u32,
     /// See [`AckToken::exactly_once`].
-    unreleased: Option<(u16, u64)>,
+    unreleased: Option<(u16, u64, Arc<AtomicBool>)>,
     live: bool,
 }
 
@@ -115,15 +135,18 @@ impl AckToken {
         AckToken { sequence, cost_bytes, unreleased: None, live: true }
     }
 
-    /// The same for a message of QoS 2: with its packet identifier and the hash that tells it from others under the same one.
-    pub fn exactly_once(mut self, packet_id: u16, delivery_id: u64) -> Self {
-        self.unreleased = Some((packet_id, delivery_id));
+    /// The same for a message of QoS 2: with its packet identifier, the hash that tells it from others under the same one, and what
+    /// becomes true when the session in which the identifier means something is lost.
+    pub fn exactly_once(mut self, packet_id: u16, delivery_id: u64, void: Arc<AtomicBool>) -> Self {
+        self.unreleased = Some((packet_id, delivery_id, void));
         self
     }
 
-    /// Of a message of QoS 2, what has to be remembered until its packet identifier is released.
+    /// Of a message of QoS 2, what has to be remembered until its packet identifier is released. None once its session is lost: the
+    /// identifier may be that of another message, which may be equal.
     pub fn unreleased(&self) -> Option<(u16, u64)> {
-        self.unreleased
+        let (packet_id, delivery_id, void) = self.unreleased.as_ref()?;
+        (!void.load(Ordering::Acquire)).then_some((*packet_id, *delivery_id))
     }
 
     /// The message is safe: acknowledged by Kafka, or recorded as undeliverable.
@@ -166,6 +189,16 @@ mod tests {
     fn a_token_dropped_unsettled_panics() {
         let dropped = std::panic::catch_unwind(|| drop(AckToken::new(3, 1)));
         assert!(dropped.is_err());
+    }
+
+    #[test]
+    fn of_a_lost_session_nothing_is_remembered() {
+        let void = Arc::new(AtomicBool::new(false));
+        let token = AckToken::new(3, 1).exactly_once(7, 70, Arc::clone(&void));
+        assert_eq!(token.unreleased(), Some((7, 70)));
+        void.store(true, Ordering::Release);
+        assert_eq!(token.unreleased(), None);
+        token.abandon();
     }
 
     #[test]

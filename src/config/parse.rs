@@ -266,7 +266,15 @@ impl Reader<'_> {
         let key = self.key();
         let is_whole = self.problems.len() == before;
         match Rules::new(rules, key, default_topic) {
-            Ok(rules) => is_whole.then_some(Routes { rules, dead_letter_topic }),
+            Ok(rules) => {
+                for (first, second) in rules.subscribed_twice() {
+                    self.warnings.push(format!(
+                        "{first} and {second} are two subscriptions to the same topics: each message comes twice and is written twice; \
+                         take one out"
+                    ));
+                }
+                is_whole.then_some(Routes { rules, dead_letter_topic })
+            }
             Err(errors) => {
                 for error in errors {
                     // Without all entries it is not known whether one of them has the capture that the key names.

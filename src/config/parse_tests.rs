@@ -409,7 +409,13 @@ fn a_smaller_spool_lowers_the_segment_that_is_not_set() {
 }
 
 #[test]
-fn a_misspelt_name_and_weak_acks_are_warned_of() {
+fn a_misspelt_name_weak_acks_and_a_filter_subscribed_twice_are_warned_of() {
+    let config = valid(&[("WILDCARD_TOPIC_LIST", "+/c:x,$share/g/+/c:x")]);
+    assert!(
+        config.warnings[0].starts_with("+/c and $share/g/+/c are two subscriptions"),
+        "{:?}",
+        config.warnings
+    );
     let config = valid(&[("KAFKA_ACK", "all"), ("KAFKA_HOME", "/opt/kafka")]);
     assert_eq!(config.warnings, ["KAFKA_ACK is set and is no variable of tidegate: was KAFKA_ACKS meant?"]);
     let config = valid(&[("KAFKA_ACKS", "1")]);

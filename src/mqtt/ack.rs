@@ -66,7 +66,7 @@ impl AckQueue {
     fn set(&mut self, position: Position, state: State) {
         let index = position.0.checked_sub(self.base).and_then(|index| usize::try_from(index).ok());
         if let Some(entry) = index.and_then(|index| self.entries.get_mut(index))
-            && entry.1 == State::Waiting
+            && (entry.1 == State::Waiting || state == State::Void)
         {
             entry.1 = state;
         }
@@ -123,6 +123,17 @@ mod tests {
         queue.void(a);
         queue.settle(a);
         assert_eq!(drain(&mut queue), [Ack::Puback(2)]);
+    }
+
+    #[test]
+    fn what_was_settled_behind_another_can_be_void_still() {
+        let mut queue = AckQueue::default();
+        let [a, b] = [1, 2].map(|id| queue.push(Ack::Puback(id)));
+        queue.settle(b);
+        queue.void(b);
+        queue.settle(b);
+        queue.settle(a);
+        assert_eq!(drain(&mut queue), [Ack::Puback(1)], "it would acknowledge the identifier's next message");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!
 //! Source: MQTT 3.1.1 and 5.0, OASIS Standards, sections 2 and 3; numbers in brackets are conformance statements of 3.1.1.
 
+mod publish;
 mod v311;
 mod v5;
 
@@ -86,7 +87,7 @@ pub struct Publish {
     pub retain: bool,
     /// Packet identifier; 0 at QoS 0, which has none.
     pub packet_id: u16,
-    /// Topic name: not empty, no wildcards, no U+0000.
+    /// Topic name: not empty, no wildcards, no U+0000. Of a malformed packet, what can be read of it.
     pub topic: String,
     /// Payload; a view of the input buffer.
     pub body: Body,
@@ -117,7 +118,7 @@ pub enum CodecError {
     /// Packet identifier 0 [MQTT-2.3.1-1].
     #[error("packet identifier 0")]
     PacketIdZero,
-    /// Empty, with a wildcard, with U+0000, or not UTF-8 [MQTT-3.3.2-1, MQTT-3.3.2-2, MQTT-1.5.3-2].
+    /// Empty, with a wildcard, with U+0000, or not UTF-8 [MQTT-3.3.2-1, MQTT-3.3.2-2, MQTT-1.5.3-2]. Told of a message, not of the peer.
     #[error("invalid topic name")]
     Topic,
     /// CONNACK with reserved acknowledge flags.
@@ -214,12 +215,22 @@ impl Codec {
         if input.len() < header.frame_bytes() {
             return Ok(None);
         }
-        if header.packet_type() == 2 && input.get(header.header_bytes).is_none_or(|flags| flags & !1 != 0) {
-            return Err(CodecError::ConnAckFlags);
+        let mut frame = input.split_to(header.frame_bytes());
+        if header.packet_type() == 2 {
+            let body = frame.get(header.header_bytes..).unwrap_or_default();
+            if body.first().is_none_or(|flags| flags & !1 != 0) {
+                return Err(CodecError::ConnAckFlags);
+            }
+            if let Some(packet) = refused_in_another_version(self.version, body) {
+                return Ok(Some(packet));
+            }
+        }
+        if header.packet_type() == 3 {
+            return self.read_publish(header, frame.freeze()).map(Some);
         }
         let packet = match self.version {
-            Version::V311 => v311::read(header, input)?,
-            Version::V5 => v5::read(header, input)?,
+            Version::V311 => v311::read(header, &mut frame)?,
+            Version::V5 => v5::read(header, &mut frame)?,
         };
         match packet {
             Packet::PubRel { packet_id: 0 } | Packet::SubAck { packet_id: 0, .. } => {
@@ -227,6 +238,18 @@ impl Codec {
             }
             packet => Ok(Some(packet)),
         }
+    }
+
+    fn read_publish(&self, header: FixedHeader, frame: Bytes) -> Result<Packet, CodecError> {
+        let body = frame.get(header.header_bytes..).unwrap_or_default();
+        let head = publish::head(header, body)?.ok_or(CodecError::Length(3))?;
+        let read = match self.version {
+            _ if !publish::is_topic(head.topic) => Err(CodecError::Topic),
+            Version::V311 => v311::read_publish(header, frame.clone()),
+            Version::V5 => v5::read_publish(header, frame.clone()),
+        };
+        let publish = read.or_else(|error| publish::malformed(header, &frame, &error).ok_or(error))?;
+        Ok(Packet::Publish(publish))
     }
 
     fn begin_skip(
@@ -238,34 +261,9 @@ impl Codec {
         if header.packet_type() != 3 {
             return Err(CodecError::TooLarge { packet_type: header.packet_type(), bytes: packet_bytes });
         }
-        let qos = qos_of_bits(header.byte1 >> 1 & 0b11).ok_or(CodecError::Flags(header.byte1))?;
         let body = input.get(header.header_bytes..).unwrap_or_default();
-        let Some((length, rest)) = body.split_first_chunk::<2>() else { return Ok(None) };
-        let topic_bytes = usize::from(u16::from_be_bytes(*length));
-        let id_bytes = if qos == Qos::AtMostOnce { 0 } else { 2 };
-        if 2 + topic_bytes + id_bytes > header.remaining {
-            return Err(CodecError::Length(3));
-        }
-        let (Some(topic), Some(id)) =
-            (rest.get(..topic_bytes), rest.get(topic_bytes..topic_bytes + id_bytes))
-        else {
-            return Ok(None);
-        };
-        let topic = std::str::from_utf8(topic).map_err(|_| CodecError::Topic)?.to_owned();
-        check_topic(&topic)?;
-        let packet_id = id.first_chunk::<2>().map_or(0, |id| u16::from_be_bytes(*id));
-        if packet_id == 0 && qos != Qos::AtMostOnce {
-            return Err(CodecError::PacketIdZero);
-        }
-        let publish = Publish {
-            dup: header.byte1 & 0b1000 != 0,
-            qos,
-            retain: header.byte1 & 1 != 0,
-            packet_id,
-            topic,
-            body: Body::Oversized { packet_bytes },
-            properties: None,
-        };
+        let Some(head) = publish::head(header, body)? else { return Ok(None) };
+        let publish = publish::instead(header, head, Body::Oversized { packet_bytes });
         self.skip = Some(Skip { publish, left: header.frame_bytes() });
         Ok(self.read_past(input))
     }
@@ -348,6 +346,18 @@ impl Codec {
     }
 }
 
+/// A CONNACK that is not laid out as in our version, or has a code of another one: a refusal, if it is one, all the same.
+fn refused_in_another_version(version: Version, body: &[u8]) -> Option<Packet> {
+    let code = *body.get(1)?;
+    let reason = match (version, body.len()) {
+        (_, 2) if code >= Reason::UNSPECIFIED.0 => Reason(code),
+        (Version::V5, 2) => Reason::of_return_code(code)?,
+        (Version::V311, 3..) if code >= Reason::UNSPECIFIED.0 => Reason(code),
+        _ => return None,
+    };
+    Some(Packet::ConnAck { session_present: false, refusal: Some(reason.into()), limits: Limits::default() })
+}
+
 /// What the crate says is wrong.
 fn malformed(packet_type: u8, reason: &dyn std::fmt::Display) -> CodecError {
     CodecError::Malformed { packet_type, reason: reason.to_string() }
@@ -392,20 +402,15 @@ fn check_flags(byte1: u8, version: Version) -> Result<(), CodecError> {
 fn check_header(header: FixedHeader, version: Version) -> Result<(), CodecError> {
     check_flags(header.byte1, version)?;
     let fits = match (header.packet_type(), version) {
-        (2 | 6, Version::V311) => header.remaining == 2,
-        // A broker without MQTT 5 refuses by the CONNACK of its own version.
-        (2 | 6, Version::V5) => header.remaining >= 2,
+        // A broker that does not speak our version refuses by a CONNACK of its own.
+        (2, _) | (6, Version::V5) => header.remaining >= 2,
+        (6, Version::V311) => header.remaining == 2,
         (13, _) => header.remaining == 0,
         (14, _) => true,
         // SUBACK: an identifier and at least one code. PUBLISH: a topic of at least one byte.
         _ => header.remaining >= 3,
     };
     if fits { Ok(()) } else { Err(CodecError::Length(header.packet_type())) }
-}
-
-fn check_topic(topic: &str) -> Result<(), CodecError> {
-    let bad = topic.is_empty() || topic.bytes().any(|byte| matches!(byte, 0 | b'+' | b'#'));
-    if bad { Err(CodecError::Topic) } else { Ok(()) }
 }
 
 fn qos_of_bits(bits: u8) -> Option<Qos> {

@@ -75,6 +75,15 @@ fn each_refusal_of_connack_is_told_apart() {
     ];
     assert!(refusals.eq(expected));
     assert!(matches!(fails(&[0x20, 2, 0, 6]), CodecError::Malformed { packet_type: 2, .. }));
+    // As brokers answer that speak MQTT 5 only, in the layout of either.
+    for connack in [&[0x20, 3, 0, 0x84, 0][..], &[0x20, 2, 0, 0x84], b"\x20\x09\0\x84\x06\x1f\0\x03why"] {
+        match read_all(connack).unwrap()[..] {
+            [Packet::ConnAck { refusal: Some(ref refusal), .. }] => {
+                assert_eq!(refusal.reason, Reason::PROTOCOL_VERSION)
+            }
+            ref other => panic!("{other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -104,10 +113,24 @@ fn packet_id_zero_is_an_error() {
 }
 
 #[test]
-fn topic_names_that_are_none_are_errors() {
-    for topic in [&b""[..], b"a/+", b"#", b"a\0b", b"\xff"] {
-        assert_eq!(fails(&publish(0x30, topic, None, b"pay")), CodecError::Topic, "{topic:?}");
-        assert_eq!(fails(&publish(0x30, topic, None, &[0; 2000])), CodecError::Topic, "{topic:?}, large");
+fn a_message_whose_topic_name_is_none_is_undeliverable_and_keeps_its_identifier() {
+    for (topic, shown) in
+        [(&b""[..], ""), (b"a/+", "a/+"), (b"#", "#"), (b"a\0b", "a\u{fffd}b"), (b"\xff", "\u{fffd}")]
+    {
+        let packet = publish(0x3b, topic, Some(5), b"pay");
+        let whole = Bytes::copy_from_slice(&packet[2..]);
+        let [Packet::Publish(read), Packet::PingResp] =
+            &read_all(&[&packet[..], &[0xd0, 0]].concat()).unwrap()[..]
+        else {
+            panic!("{topic:?}")
+        };
+        assert_eq!((read.packet_id, read.qos, read.dup, read.retain), (5, Qos::AtLeastOnce, true, true));
+        assert_eq!(read.body, Body::Malformed { packet: whole, reason: CodecError::Topic.to_string() });
+        assert_eq!(read.topic, shown);
+        let large = publish(0x32, topic, Some(5), &[0; 2000]);
+        let [Packet::Publish(read)] = &read_all(&large).unwrap()[..] else { panic!("{topic:?}, large") };
+        assert_eq!((read.packet_id, read.topic.as_str()), (5, shown));
+        assert_eq!(read.body, Body::Oversized { packet_bytes: large.len() as u64 });
     }
 }
 
@@ -117,7 +140,8 @@ fn lengths_that_do_not_fit_are_errors() {
     assert_eq!(fails(&[0xd0, 1, 0]), CodecError::Length(13));
     assert_eq!(fails(&[0x30, 0xff, 0xff, 0xff, 0xff, 1]), CodecError::Length(3));
     // A topic longer than its packet, below and above the limit.
-    assert!(matches!(fails(&[0x30, 4, 0, 9, b'a', b'b']), CodecError::Malformed { packet_type: 3, .. }));
+    assert_eq!(fails(&[0x30, 4, 0, 9, b'a', b'b']), CodecError::Length(3));
+    assert_eq!(fails(&[0x32, 4, 0, 1, b'a', 0]), CodecError::Length(3), "no identifier");
     assert_eq!(fails(&[0x30, 0xe9, 0x07, 0xff, 0xff, b'a']), CodecError::Length(3));
 }
 

@@ -20,6 +20,9 @@ pub enum Event {
         /// Filters it refuses.
         refused: usize,
     },
+    /// Nothing is subscribed yet: the disk does not take it that identifiers of the session before are void. Told once for each
+    /// connection.
+    HeldUp,
     /// Something about one filter.
     Filter(Verdict),
     /// The broker closed several connections in a row soon after accepting them: most likely another client
@@ -43,4 +46,6 @@ pub struct SessionStats {
     pub possible_repeats: u64,
     /// Messages above the size limit.
     pub oversized: u64,
+    /// PUBLISH packets of which only length and packet identifier can be trusted.
+    pub malformed: u64,
 }

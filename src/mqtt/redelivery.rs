@@ -19,28 +19,40 @@
 //!   before one comes again (`IdPolicy` below). A broker that reuses the lowest free one may have got the PUBACK and
 //!   then sent a new, equal message that we never saw: that is passed on, and counted as a possible repeat.
 //!
-//! QoS 2 leaves no doubt. The broker keeps a message until it has our PUBREC, then only releases it (PUBREL) and must not
-//! use the identifier again before it has our PUBCOMP (MQTT-4.3.3-2). So an identifier is remembered until PUBREL, over
-//! connections, and what comes again with the same fingerprint before that is a repeat, with DUP or without, answered by PUBREC:
+//! At QoS 2 the broker keeps a message until it has our PUBREC, then only releases it (PUBREL) and must not use the
+//! identifier again before it has our PUBCOMP (MQTT-4.3.3-2). So an identifier is remembered until PUBREL, over connections, and
+//! what comes again with DUP and the same fingerprint before that is a repeat, answered by PUBREC:
 //!
 //! ```text
 //!            settle           PUBREC handed out          PUBREL, answered by PUBCOMP
 //!  in hand ---------> settled -----------------> recorded --------------------------> forgotten
 //! ```
 //!
-//! Of QoS 1, DUP=0 is a new message whatever else matches: a broker that lost its memory (restored from an older state)
-//! gives identifiers away again, and sensors repeat their payloads. The message that had the identifier before
-//! keeps its way to Kafka, but its acknowledgement is void, so that it never acknowledges the new one.
+//! DUP=0 is a new message whatever else matches: a broker that lost its memory (restored from an older state, a message that
+//! expired) gives identifiers away again, and sensors repeat their payloads. Except at QoS 2 on the connection on which it came
+//! first, and among the first that come on a new one ([`RESUMED_ARRIVALS`]) from a broker whose identifiers go round: a restarted
+//! Mosquitto delivers some of what was in flight without DUP. The message that had the identifier before keeps its
+//! way to Kafka, but its acknowledgement is void, so that it never acknowledges the new one.
+//!
+//! What the broker does not mention on a new connection for [`STALE_AFTER_ARRIVALS`], it has forgotten, and so do we.
+//!
+//! **In doubt** is what was known before a CONNECT whose answer nobody saw: the broker may have made a new session by it, in which old
+//! identifiers mean nothing, and the next CONNACK says "session present" of that one. Where that one is the first answer, DUP still
+//! proves a repeat, as a new session had nothing to deliver before our SUBSCRIBE; one such repeat shows that the session is the old
+//! one. On later connections nobody can tell: passed on, and counted as a possible repeat. What an earlier process left is in
+//! doubt in the same way: that may have been killed before its CONNACK.
 //!
 //! It knows nothing of packets or sockets. Invariants: an identifier has at most one live place in the queue of
 //! acknowledgements; all tables are bounded (the in-hand limit, [`UNCONFIRMED_MAX`], 65,535 identifiers).
 
+mod fingerprint;
+mod id_policy;
+
 use std::collections::{HashMap, VecDeque};
 
-use twox_hash::XxHash64;
-
+pub use self::fingerprint::{fingerprint, fingerprint_seed};
+use self::id_policy::IdPolicy;
 use super::ack::{Ack, AckQueue, Position};
-use crate::message::Body;
 
 /// PUBACKs written and not confirmed that are remembered. The session asks for a confirmation (PINGREQ) at a
 /// quarter of this, so it is reached only if the broker does not answer.
@@ -48,10 +60,14 @@ pub const UNCONFIRMED_MAX: usize = 8192;
 
 /// New messages after which what an earlier connection left unconfirmed is forgotten: far more than a broker has
 /// in flight, far less than the 65,535 after which an identifier comes again.
-const STALE_AFTER_ARRIVALS: u64 = 16_384;
+pub const STALE_AFTER_ARRIVALS: u64 = 16_384;
 
-/// Steps forward, past identifiers known to be free, after which the broker is believed to go round all.
-const ASCENDING_STEPS: u32 = 100;
+/// DUP is missed at QoS 2 only among so many messages at the beginning of a connection: what was in flight comes first. More than
+/// brokers have in flight, and few enough that a broker that lost its memory has hardly come to identifiers that we know.
+pub const RESUMED_ARRIVALS: u64 = 2048;
+
+/// Messages between two looks at what is stale: each look goes over all identifiers.
+const SWEEP_EVERY: u64 = 1024;
 
 /// What is known of a PUBLISH of QoS 1 or 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,16 +121,41 @@ struct Entry {
     exactly_once: bool,
     fingerprint: u64,
     state: State,
-    /// The connection it last came on.
-    connection: u64,
     position: Position,
+    /// Number of the arrival by which it last came, repeats counted.
+    seen: u64,
+    /// None: it came on this connection. Else how many arrivals there were when the connection on which it last came was lost.
+    left_at: Option<u64>,
+    /// In doubt; see the module head. The connection on which DUP still proves a repeat.
+    doubt: Option<u64>,
+}
+
+/// Of a connection that is not made yet: what an earlier process left.
+const NEXT_RESUMED: u64 = u64::MAX;
+
+impl Entry {
+    /// What it leaves if it is forgotten without PUBREL. What is in hand is an orphan when it is safe.
+    fn orphan(&self, packet_id: u16) -> Option<Orphan> {
+        let orphan = Orphan { packet_id, fingerprint: self.fingerprint };
+        (self.exactly_once && !matches!(self.state, State::InHand { .. })).then_some(orphan)
+    }
 }
 
 #[derive(Debug)]
 struct Hand {
     packet_id: u16,
     exactly_once: bool,
+    fingerprint: u64,
     settled: bool,
+}
+
+/// An identifier of QoS 2 under which a message was or becomes safe that the broker will not deliver again, without a PUBREL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orphan {
+    /// Packet identifier.
+    pub packet_id: u16,
+    /// Of the message: the identifier may be another's by now.
+    pub fingerprint: u64,
 }
 
 /// See the module head.
@@ -129,9 +170,12 @@ pub struct Redelivery {
     /// The same of earlier connections, with the number of the last arrival before.
     stale: VecDeque<(u16, u64, u64)>,
     connection: u64,
+    /// PUBLISH packets of QoS 1 and 2 so far, repeats counted; and how many of them before this connection.
+    arrivals: u64,
+    arrivals_before: u64,
     policy: IdPolicy,
     /// See [`Redelivery::take_orphans`].
-    orphans: Vec<u16>,
+    orphans: Vec<Orphan>,
 }
 
 impl Redelivery {
@@ -139,18 +183,34 @@ impl Redelivery {
     /// be released.
     pub fn restore(&mut self, unreleased: &[(u16, u64)], acks: &mut AckQueue) {
         for &(packet_id, fingerprint) in unreleased {
-            // Of a connection that is lost before the first is made.
-            let (position, connection) = (acks.push(Ack::Pubrec(packet_id)), self.connection);
-            let entry =
-                Entry { exactly_once: true, fingerprint, state: State::Recorded, connection, position };
+            let entry = Entry {
+                exactly_once: true,
+                fingerprint,
+                state: State::Recorded,
+                position: acks.push(Ack::Pubrec(packet_id)),
+                seen: 0,
+                left_at: Some(0),
+                doubt: Some(NEXT_RESUMED),
+            };
             self.ids.insert(packet_id, entry);
         }
         acks.clear();
     }
 
-    /// Identifiers of QoS 2 under which a message was or becomes safe that the broker will not deliver again, without a PUBREL: its session
-    /// is lost, or it uses the identifier for another.
-    pub fn take_orphans(&mut self) -> Vec<u16> {
+    /// The broker says that it kept the session. `unsure`: a CONNECT before had no answer, so it may be one that was made by that.
+    pub fn resumed(&mut self, unsure: bool) {
+        for entry in self.ids.values_mut() {
+            match entry.doubt {
+                Some(NEXT_RESUMED) => entry.doubt = Some(self.connection),
+                None if unsure => entry.doubt = Some(self.connection),
+                None | Some(_) => {}
+            }
+        }
+    }
+
+    /// What became an [`Orphan`] since the last call: its session is lost, or the broker uses the identifier for another or has
+    /// forgotten it.
+    pub fn take_orphans(&mut self) -> Vec<Orphan> {
         std::mem::take(&mut self.orphans)
     }
 
@@ -172,46 +232,72 @@ impl Redelivery {
     /// A PUBLISH of QoS 1 or 2 arrived. Its place in `acks` is made here.
     pub fn arrived(&mut self, delivery: Delivery, acks: &mut AckQueue) -> Arrival {
         let Delivery { packet_id, dup, exactly_once, fingerprint } = delivery;
+        self.arrivals += 1;
+        if self.arrivals.is_multiple_of(SWEEP_EVERY) {
+            self.sweep();
+        }
         let mut possible_repeat = false;
-        if let Some(entry) = self.ids.get_mut(&packet_id) {
-            let here = entry.connection == self.connection;
+        if let Some(entry) = self.ids.get(&packet_id) {
             let same = entry.fingerprint == fingerprint && entry.exactly_once == exactly_once;
-            let written = matches!(entry.state, State::Written { .. });
-            // DUP is not asked of QoS 2: until PUBREL the identifier is the message's (MQTT-4.3.3-2), and a Mosquitto that was
-            // restarted sends some without it.
-            let again = dup || exactly_once;
-            if same && again && (here || !written || self.policy.goes_round()) {
-                // The broker retries on one connection: the one PUBACK answers all. A second could acknowledge
-                // the identifier's next message. A PUBREC cannot: it is repeated (MQTT-4.3.3-2).
-                if !here || entry.state == State::Recorded {
-                    entry.connection = self.connection;
-                    entry.position = acks.push(delivery.ack());
-                    if !matches!(entry.state, State::InHand { .. }) {
-                        entry.state = State::Settled;
-                        acks.settle(entry.position);
-                    }
-                }
+            if same && self.is_repeat(entry, dup) {
+                self.repeated(delivery, acks);
                 return Arrival::Repeat;
             }
             // Reuse after a PUBACK on the same connection is the ordinary course of things.
-            possible_repeat = same && !(here && written);
+            let reuse = entry.left_at.is_none() && matches!(entry.state, State::Written { .. });
+            possible_repeat = same && !reuse;
             acks.void(entry.position);
-            // What is in hand is an orphan when it is safe.
-            if entry.exactly_once && !matches!(entry.state, State::InHand { .. }) {
-                self.orphans.push(packet_id);
-            }
+            self.orphans.extend(entry.orphan(packet_id));
         }
         if !dup {
             self.policy.arrived(packet_id);
         }
-        self.hands.push_back(Hand { packet_id, exactly_once, settled: false });
+        self.hands.push_back(Hand { packet_id, exactly_once, fingerprint, settled: false });
         let sequence = self.settled_before + self.hands.len() as u64;
-        let position = acks.push(delivery.ack());
-        let state = State::InHand { sequence };
-        let connection = self.connection;
-        self.ids.insert(packet_id, Entry { exactly_once, fingerprint, state, connection, position });
+        let entry = Entry {
+            exactly_once,
+            fingerprint,
+            state: State::InHand { sequence },
+            position: acks.push(delivery.ack()),
+            seen: self.arrivals,
+            left_at: None,
+            doubt: None,
+        };
+        self.ids.insert(packet_id, entry);
         self.forget_stale(sequence);
         Arrival::New { sequence, possible_repeat }
+    }
+
+    /// Whether the message of this entry comes again, given that identifier, QoS and content are the same.
+    fn is_repeat(&self, entry: &Entry, dup: bool) -> bool {
+        let here = entry.left_at.is_none();
+        let written = matches!(entry.state, State::Written { .. });
+        let resuming = self.arrivals - self.arrivals_before <= RESUMED_ARRIVALS && self.policy.goes_round();
+        let recent = self.arrivals - entry.seen <= STALE_AFTER_ARRIVALS;
+        let may_lack_dup = entry.exactly_once && if here { recent } else { resuming };
+        let certain = entry.doubt.is_none_or(|until| dup && self.connection <= until);
+        certain && (dup || may_lack_dup) && (here || !written || self.policy.goes_round())
+    }
+
+    /// The acknowledgement of a repeat. The broker may retry on one connection: the one PUBACK answers all, as a second could acknowledge
+    /// the identifier's next message. A PUBREC cannot: it is repeated (MQTT-4.3.3-2).
+    fn repeated(&mut self, delivery: Delivery, acks: &mut AckQueue) {
+        let Some(entry) = self.ids.get_mut(&delivery.packet_id) else { return };
+        if entry.left_at.take().is_some() || entry.state == State::Recorded {
+            entry.position = acks.push(delivery.ack());
+            if !matches!(entry.state, State::InHand { .. }) {
+                entry.state = State::Settled;
+                acks.settle(entry.position);
+            }
+        }
+        entry.seen = self.arrivals;
+        if let Some(doubt) = entry.doubt.take() {
+            // The session is the one that we know.
+            self.ids
+                .values_mut()
+                .filter(|entry| entry.doubt == Some(doubt))
+                .for_each(|entry| entry.doubt = None);
+        }
     }
 
     /// PUBREL: the broker will not deliver this identifier's message again, and may use it for another. Known or not, it
@@ -237,7 +323,7 @@ impl Redelivery {
             entry.state = State::Settled;
             acks.settle(entry.position);
         } else if hand.exactly_once {
-            self.orphans.push(hand.packet_id);
+            self.orphans.push(Orphan { packet_id: hand.packet_id, fingerprint: hand.fingerprint });
         }
         while self.hands.front().is_some_and(|hand| hand.settled) {
             self.hands.pop_front();
@@ -294,6 +380,10 @@ impl Redelivery {
         {
             self.forget_written(packet_id, end);
         }
+        for entry in self.ids.values_mut().filter(|entry| entry.left_at.is_none()) {
+            entry.left_at = Some(self.arrivals);
+        }
+        self.arrivals_before = self.arrivals;
         self.connection += 1;
     }
 
@@ -316,6 +406,19 @@ impl Redelivery {
         }
     }
 
+    /// Forgets what earlier connections left and the broker has not mentioned for long; PUBACKs have their own queue.
+    fn sweep(&mut self) {
+        let (arrivals, orphans) = (self.arrivals, &mut self.orphans);
+        self.ids.retain(|packet_id, entry| {
+            let stale = entry.left_at.is_some_and(|left| arrivals - left > STALE_AFTER_ARRIVALS);
+            let kept = !stale || matches!(entry.state, State::Written { .. });
+            if !kept {
+                orphans.extend(entry.orphan(*packet_id));
+            }
+            kept
+        });
+    }
+
     /// False if the identifier has moved on since.
     fn forget_written(&mut self, packet_id: u16, end: u64) -> bool {
         let still = self.ids.get(&packet_id).is_some_and(|entry| entry.state == (State::Written { end }));
@@ -324,66 +427,6 @@ impl Redelivery {
         }
         still
     }
-}
-
-/// Whether the broker goes round all identifiers (Mosquitto and most do) or reuses freed ones early.
-///
-/// Believed once it went forward [`ASCENDING_STEPS`] times although an identifier behind was known to be free,
-/// and until it first goes back. Gaps are allowed: Mosquitto counts messages it then drops.
-#[derive(Debug, Default)]
-struct IdPolicy {
-    /// Where the present run forward began, and the last identifier of it.
-    run: Option<(u16, u16)>,
-    free_behind: bool,
-    steps: u32,
-}
-
-impl IdPolicy {
-    fn goes_round(&self) -> bool {
-        self.steps >= ASCENDING_STEPS
-    }
-
-    fn arrived(&mut self, id: u16) {
-        match self.run {
-            Some((first, last)) if (1..=32_767).contains(&forward(last, id)) => {
-                self.run = Some((first, id));
-                self.steps = self.steps.saturating_add(u32::from(self.free_behind));
-            }
-            _ => *self = IdPolicy { run: Some((id, id)), free_behind: false, steps: 0 },
-        }
-    }
-
-    fn freed(&mut self, id: u16) {
-        if let Some((first, last)) = self.run {
-            self.free_behind |= forward(first, id) <= forward(first, last);
-        }
-    }
-}
-
-/// Steps from one identifier to another, upwards, 65,535 being followed by 1.
-fn forward(from: u16, to: u16) -> u32 {
-    (u32::from(to) + 65_535 - u32::from(from)) % 65_535
-}
-
-/// The hash that seeds [`fingerprint`]: XXH64 of the client id, seed 0.
-pub fn fingerprint_seed(client_id: &str) -> u64 {
-    XxHash64::oneshot(0, client_id.as_bytes())
-}
-
-/// The identity of a delivery: XXH64, with the hash of the client id as its seed, of the packet identifier (two
-/// bytes, big-endian), the topic, a zero byte (which no topic contains) and the payload. For a payload that was
-/// not kept: its packet's size, eight bytes, big-endian.
-pub fn fingerprint(seed: u64, packet_id: u16, topic: &str, body: &Body) -> u64 {
-    use std::hash::Hasher;
-    let mut hasher = XxHash64::with_seed(seed);
-    hasher.write(&packet_id.to_be_bytes());
-    hasher.write(topic.as_bytes());
-    hasher.write(&[0]);
-    match body {
-        Body::Payload(payload) => hasher.write(payload),
-        Body::Oversized { packet_bytes } => hasher.write(&packet_bytes.to_be_bytes()),
-    }
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::id_policy::ASCENDING_STEPS;
 use super::*;
 
 const NEW: fn(u64) -> Arrival = |sequence| Arrival::New { sequence, possible_repeat: false };
@@ -217,39 +218,6 @@ fn unconfirmed_acknowledgements_are_bounded_on_one_connection_and_over_many() {
     assert!(both.table.ids.is_empty(), "{} stale ones left", both.table.ids.len());
 }
 
-fn policy(steps: impl IntoIterator<Item = u16>, freed: &[u16]) -> bool {
-    let mut policy = IdPolicy::default();
-    for id in steps {
-        policy.arrived(id);
-        freed.iter().for_each(|&id| policy.freed(id));
-    }
-    policy.goes_round()
-}
-
-#[test]
-fn going_round_is_believed_after_passing_over_free_ids_and_not_before() {
-    assert!(policy(1..=102, &[1]));
-    assert!(policy((65_480..=65_535).chain(1..=60), &[65_480]), "the wrap is a step forward");
-    assert!(policy((1..=102).map(|step| step * 3), &[3]), "gaps are allowed");
-    assert!(!policy(1..=1000, &[]), "a burst proves nothing: no id was free");
-    assert!(!policy(1..=60, &[1]), "too short");
-    assert!(!policy((1..=200).chain([1]), &[1]), "it went back");
-    assert!(!policy(std::iter::repeat_n(1, 200), &[1]), "always the same");
-}
-
-#[test]
-fn the_fingerprint_is_xxh64_of_its_documented_parts() {
-    let seed = fingerprint_seed("gateway");
-    assert_eq!(seed, XxHash64::oneshot(0, b"gateway"));
-    let body = Body::Payload(bytes::Bytes::from_static(b"21.5"));
-    assert_eq!(fingerprint(seed, 258, "a/b", &body), XxHash64::oneshot(seed, b"\x01\x02a/b\x0021.5"));
-    let large = Body::Oversized { packet_bytes: 3 };
-    assert_eq!(
-        fingerprint(seed, 258, "a", &large),
-        XxHash64::oneshot(seed, b"\x01\x02a\0\0\0\0\0\0\0\0\x03")
-    );
-}
-
 #[test]
 fn at_qos_2_a_repeat_is_known_until_pubrel_and_its_pubrec_is_sent_again() {
     let mut both = Both::default();
@@ -283,16 +251,99 @@ fn at_qos_2_another_message_is_no_repeat() {
     assert_eq!(both.settle(3), [5], "only the last of them is acknowledged");
 }
 
+/// QoS 2, from a broker that goes round: identifier 500 in hand.
+fn once_in_hand_of_a_round_going_broker() -> (Both, u64) {
+    let mut both = Both::default();
+    both.see_it_go_round();
+    let Arrival::New { sequence, .. } = both.arrived_once(500, false, 50) else { panic!() };
+    (both, sequence)
+}
+
 #[test]
-fn at_qos_2_the_same_message_is_a_repeat_without_dup_too() {
+fn at_qos_2_the_same_message_is_a_repeat_without_dup_too_at_the_beginning_of_a_connection() {
+    let (mut both, sequence) = once_in_hand_of_a_round_going_broker();
+    assert_eq!(both.arrived_once(500, false, 50), Arrival::Repeat, "on the same connection");
+    both.cut(both.output);
+    assert_eq!(both.arrived_once(500, false, 50), Arrival::Repeat, "a restarted Mosquitto sends some so");
+    assert_eq!(both.settle(sequence), [500]);
+    both.cut(both.output);
+    assert_eq!(both.arrived_once(500, false, 50), Arrival::Repeat);
+    assert_eq!(both.write(), [500]);
+    both.released(500);
+    assert_eq!(both.arrived_once(500, false, 50), NEW(sequence + 1), "released: another message");
+    assert_eq!(both.settle(sequence + 1), [500]);
+}
+
+#[test]
+fn at_qos_2_without_dup_it_is_new_if_the_broker_may_have_lost_its_memory() {
+    // It gives identifiers away again at once.
     let mut both = Both::default();
     both.arrived_once(5, false, 50);
     both.cut(0);
-    assert_eq!(both.arrived_once(5, false, 50), Arrival::Repeat, "a restarted Mosquitto sends some so");
-    assert_eq!(both.settle(1), [5]);
-    both.released(5);
-    assert_eq!(both.arrived_once(5, false, 50), NEW(2), "released: another message");
+    assert_eq!(both.arrived_once(5, false, 50), PERHAPS(2));
+    assert_eq!(both.settle(1), [0_u16; 0]);
     assert_eq!(both.settle(2), [5]);
+    // It went back behind what it has given away.
+    let (mut both, sequence) = once_in_hand_of_a_round_going_broker();
+    both.cut(both.output);
+    assert_eq!(both.arrived_once(499, false, 49), NEW(sequence + 1));
+    assert_eq!(both.arrived_once(500, false, 50), PERHAPS(sequence + 2));
+    // What was in flight has come by now.
+    let (mut both, _) = once_in_hand_of_a_round_going_broker();
+    both.cut(both.output);
+    for id in 1001..=1000 + RESUMED_ARRIVALS as u16 {
+        both.arrived(id, false, 9);
+    }
+    assert!(matches!(both.arrived_once(500, false, 50), Arrival::New { possible_repeat: true, .. }));
+}
+
+#[test]
+fn at_qos_2_an_identifier_that_the_broker_does_not_mention_again_is_forgotten() {
+    for (dup, known) in [(false, false), (true, false), (true, true)] {
+        let (mut both, sequence) = once_in_hand_of_a_round_going_broker();
+        both.settle(sequence);
+        both.cut(both.output);
+        for id in 1000..18_500 {
+            let Arrival::New { sequence, .. } = both.arrived_once(id, false, 9) else { panic!() };
+            both.settle(sequence);
+            both.released(id);
+            if known && id % 10_000 == 0 {
+                assert_eq!(both.arrived_once(500, true, 50), Arrival::Repeat);
+            }
+        }
+        let arrival = both.arrived_once(500, dup, 50);
+        if known {
+            assert_eq!(arrival, Arrival::Repeat);
+        } else {
+            assert!(
+                matches!(arrival, Arrival::New { .. }),
+                "{arrival:?}: it was freed, as Mosquitto does with what expires"
+            );
+            assert_eq!(both.table.take_orphans(), [Orphan { packet_id: 500, fingerprint: 50 }]);
+        }
+    }
+}
+
+#[test]
+fn an_orphan_is_told_with_its_content() {
+    let mut both = Both::default();
+    both.arrived_once(5, false, 50);
+    both.cut(0);
+    assert_eq!(both.arrived_once(5, true, 51), NEW(2));
+    assert_eq!(both.table.take_orphans(), []);
+    both.settle(1);
+    assert_eq!(both.table.take_orphans(), [Orphan { packet_id: 5, fingerprint: 50 }]);
+}
+
+#[test]
+fn a_settled_acknowledgement_is_not_sent_for_the_identifiers_next_message() {
+    let mut both = Both::default();
+    both.arrived(4, false, 40);
+    both.arrived(5, false, 50);
+    assert_eq!(both.settle(2), [0_u16; 0]);
+    assert_eq!(both.arrived(5, false, 51), NEW(3));
+    assert_eq!(both.settle(1), [4], "5 is another message now");
+    assert_eq!(both.settle(3), [5]);
 }
 
 #[test]

@@ -19,6 +19,8 @@ mod opening;
 mod options;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use bytes::BytesMut;
@@ -38,6 +40,9 @@ const MESSAGE_OVERHEAD_BYTES: usize = 128;
 
 /// An input buffer that grew beyond this for one large packet is given back.
 const INPUT_KEPT_BYTES: usize = 256 * 1024;
+
+/// Nothing is read while so much waits to be written: a broker that asks and does not listen must not fill the memory.
+const OUTPUT_BYTES_MAX: usize = 1 << 20;
 
 /// A refused filter is asked for again after this long.
 const REFUSED_RETRY: std::time::Duration = std::time::Duration::from_secs(60);
@@ -74,6 +79,16 @@ pub struct Session {
     subscriptions: Subscriptions,
     /// SUBSCRIBE waits until the identifiers of a lost session are void on the disk.
     subscribe_later: bool,
+    /// That was told.
+    told_waiting: bool,
+    /// Where in all output the present CONNECT ends; None once its answer came.
+    connect_end: Option<u64>,
+    /// A CONNECT was sent whose answer never came: the broker may have made a new session by it.
+    unsure: bool,
+    /// Becomes true when the present session of the broker is lost.
+    void: Arc<AtomicBool>,
+    /// A limit stopped the parsing.
+    limited: bool,
     liveness: Option<Liveness>,
     in_hand_messages: usize,
     in_hand_bytes: u64,
@@ -104,6 +119,11 @@ impl Session {
             redelivery,
             releases: Releases::new(options.hold_releases),
             subscribe_later: false,
+            told_waiting: false,
+            connect_end: None,
+            unsure: false,
+            void: Arc::default(),
+            limited: false,
             subscriptions: Subscriptions::new(options.filters.clone()),
             liveness: None,
             in_hand_messages: 0,
@@ -136,6 +156,7 @@ impl Session {
         };
         self.codec.write_connect(&connect, &mut self.output)?;
         self.phase = Phase::AwaitingConnAck;
+        self.connect_end = Some(self.written + self.output.len() as u64);
         self.liveness = Some(Liveness::new(self.options.keep_alive_sec, now));
         self.bookkeep(now);
         Ok(())
@@ -168,11 +189,13 @@ impl Session {
     }
 
     fn parse(&mut self, now: Instant, wall_ms: i64, messages: &mut Vec<Message>) -> Result<(), SessionError> {
+        self.limited = false;
         loop {
             if !self.may_read() {
                 // Repeats of what was settled before are acknowledged at once, which may make room.
                 self.write_acks();
-                if !self.may_read() {
+                self.limited = !self.may_read();
+                if self.limited {
                     break;
                 }
             }
@@ -213,7 +236,7 @@ impl Session {
             packet_id,
             dup,
             exactly_once: qos == Qos::ExactlyOnce,
-            fingerprint: fingerprint(self.seed, packet_id, &topic, &body),
+            fingerprint: fingerprint(self.seed, packet_id, &topic, &body, properties.as_deref()),
         });
         let mut sequence = 0;
         if let Some(delivery) = delivery {
@@ -235,17 +258,20 @@ impl Session {
                 self.stats.oversized += 1;
                 oversized
             }
+            Body::Malformed { packet, reason } => {
+                self.stats.malformed += 1;
+                Body::Malformed { packet: codec::detach(&packet), reason }
+            }
         };
-        let payload_bytes = if let Body::Payload(payload) = &body { payload.len() } else { 0 };
         let properties_bytes = properties.as_ref().map_or(0, |properties| properties.bytes());
-        let cost = topic.len() + payload_bytes + properties_bytes + MESSAGE_OVERHEAD_BYTES;
+        let cost = topic.len() + body.kept_bytes() + properties_bytes + MESSAGE_OVERHEAD_BYTES;
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         self.in_hand_messages += 1;
         self.in_hand_bytes += u64::from(cost);
         self.stats.received += 1;
         let mut token = AckToken::new(sequence, cost);
         if let Some(delivery) = delivery.filter(|delivery| delivery.exactly_once) {
-            token = token.exactly_once(packet_id, delivery.fingerprint);
+            token = token.exactly_once(packet_id, delivery.fingerprint, Arc::clone(&self.void));
         }
         Some(Message { topic, body, properties, qos, retain, received_at_ms, delivery_id, token })
     }
@@ -284,7 +310,7 @@ impl Session {
 
     /// What has to follow every change.
     fn bookkeep(&mut self, now: Instant) {
-        self.redelivery.take_orphans().into_iter().for_each(|packet_id| self.releases.forget(packet_id));
+        self.redelivery.take_orphans().into_iter().for_each(|orphan| self.releases.forget(orphan));
         let reading = self.may_read();
         let Some(liveness) = &mut self.liveness else { return };
         liveness.reading(reading, now);
@@ -323,6 +349,7 @@ impl Session {
             Phase::Open => {
                 !self.stopped
                     && !self.releases.is_voiding()
+                    && self.output.len() < OUTPUT_BYTES_MAX
                     && self.acks.len() < self.options.in_flight_messages_max
                     && self.in_hand_messages < self.options.in_hand_messages_max
                     // Settled ones behind one that is not, over several sessions.
@@ -338,10 +365,15 @@ impl Session {
         !self.input.is_empty()
     }
 
+    /// A limit stopped the parsing of what was received, and does not any more: call [`Session::receive`], with new bytes or without.
+    pub fn may_go_on(&self) -> bool {
+        self.limited && self.may_read()
+    }
+
     /// When [`Session::on_deadline`] has to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let liveness = self.liveness.as_ref()?.deadline(self.redelivery.unconfirmed());
-        [liveness, self.retry_refused_at].into_iter().flatten().min()
+        [liveness, self.retry_refused_at, self.releases.deadline()].into_iter().flatten().min()
     }
 
     /// Does what is due at `now`. `drained`: the socket has nothing more to read now. If it has, what waits there
@@ -380,6 +412,8 @@ impl Session {
                 }
             }
         }
+        // Half a CONNECT makes no session.
+        self.unsure |= self.connect_end.take().is_some_and(|end| end <= self.written);
         self.phase = Phase::Closed;
         self.liveness = None;
         self.retry_refused_at = None;
@@ -392,6 +426,7 @@ impl Session {
         self.subscriptions.connection_lost();
         self.releases.connection_lost();
         self.subscribe_later = false;
+        self.limited = false;
     }
 
     /// Takes nothing more in. Acknowledgements and keep-alive go on.

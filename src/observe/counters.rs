@@ -16,6 +16,8 @@ pub struct MqttCounters {
     pub possible_repeats: AtomicU64,
     /// Messages above the size limit.
     pub oversized: AtomicU64,
+    /// PUBLISH packets of which only length and packet identifier can be trusted.
+    pub malformed: AtomicU64,
     /// Connections the broker accepted.
     pub connects: AtomicU64,
     /// Attempts that did not come that far.

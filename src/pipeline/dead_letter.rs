@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use log::{error, warn};
 
-use super::record::HEADER_TOPIC;
+use super::record::{HEADER_TOPIC, is_ours};
 use crate::kafka::error::ErrorCode;
 use crate::kafka::protocol::TopicName;
 use crate::kafka::record_batch::Record;
@@ -89,9 +89,11 @@ pub(super) fn with_reason(mut record: Record, mqtt_topic: Option<&str>, reason: 
     record
 }
 
-/// The same letter without its value, for a dead-letter topic that has no room for it either.
+/// The same letter without its value and without what a publisher chose as properties, which may be as long: for a dead-letter topic
+/// that has no room for them either.
 pub(super) fn without_value(mut letter: Record) -> Record {
     let bytes = letter.value.take().map_or(0, |value| value.len());
+    letter.headers.retain(|(name, _)| is_ours(name));
     letter.headers.push((HEADER_VALUE_BYTES.to_owned(), Some(Bytes::from(bytes.to_string()))));
     letter
 }
@@ -165,6 +167,20 @@ mod tests {
         assert_eq!(header(&letter, HEADER_MEANT_FOR).as_deref(), Some("t"));
         assert!(header(&letter, HEADER_CODE).unwrap().contains("MESSAGE_TOO_LARGE"));
         assert_eq!(letter.timestamp_ms, 7);
+    }
+
+    #[test]
+    fn a_letter_without_its_value_has_no_properties_either() {
+        let text = |text: &'static str| Some(Bytes::from_static(text.as_bytes()));
+        let long = ["mqtt.user.mqtt.topic", "mqtt.content_type", "mqtt.correlation_data", "unit"];
+        let mut headers: Vec<(String, Option<Bytes>)> =
+            long.iter().map(|name| ((*name).to_owned(), text("long"))).collect();
+        headers.push(("tidegate.id".to_owned(), text("7")));
+        headers.push(("mqtt.qos".to_owned(), text("2")));
+        let buried = Buried { mqtt_topic: "a", value: text("v"), headers, received_at_ms: 0 };
+        let letter = without_value(letter(buried, &Reason::new("x")));
+        let names: Vec<&str> = letter.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["tidegate.id", "mqtt.qos", "mqtt.topic", HEADER_REASON, HEADER_VALUE_BYTES]);
     }
 
     #[test]

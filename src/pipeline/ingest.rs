@@ -35,6 +35,7 @@ use crate::mqtt::session::{Session, SessionError, SessionOptions};
 use crate::mqtt::transport::{self, ConnectError, Connection, Endpoint, ReadOutcome, Ready};
 use crate::mqtt::waker::Waker;
 use crate::observe::counters::MqttCounters;
+use crate::spool::Forget;
 use crate::thread;
 
 /// First and longest pause between attempts: what came up last is found within the longest.
@@ -87,10 +88,11 @@ pub struct Ingest {
 /// The way to the spool and back, for releases of QoS 2.
 #[derive(Debug)]
 pub struct ReleaseLine {
-    /// Dropped when told to stop reading: the spool ends when nobody can ask any more.
+    /// Dropped when nothing is left to be released and nothing more can come, or with the thread: the spool ends when nobody can ask any
+    /// more.
     pub requests: Option<Sender<SpoolRequest>>,
-    /// One for each request.
-    pub answers: Receiver<()>,
+    /// One for each request: what is durable.
+    pub answers: Receiver<Vec<u16>>,
 }
 
 type Connected = Result<Connection, ConnectError>;
@@ -128,6 +130,8 @@ struct State {
     backoff: Backoff,
     stopping: bool,
     finishing: bool,
+    /// Publish has ended: nothing more is settled.
+    all_settled: bool,
     /// The broker accepted the present connection.
     accepted: bool,
     batch: Vec<Message>,
@@ -155,6 +159,7 @@ impl Ingest {
             backoff: Backoff::new(BACKOFF_FIRST, BACKOFF_MAX),
             stopping: false,
             finishing: false,
+            all_settled: false,
             accepted: false,
             batch: Vec::new(),
             outage: None,
@@ -245,8 +250,14 @@ impl State {
 
     fn take_settled(&mut self) {
         let mut any = false;
-        while let Ok(settled) = self.ingest.settled.try_recv() {
-            self.session.settle(&settled, clock::now());
+        loop {
+            match self.ingest.settled.try_recv() {
+                Ok(settled) => self.session.settle(&settled, clock::now()),
+                Err(end) => {
+                    self.all_settled |= end == TryRecvError::Disconnected;
+                    break;
+                }
+            }
             any = true;
         }
         if any {
@@ -256,18 +267,22 @@ impl State {
 
     fn take_released(&mut self) -> Result<(), Loss> {
         if let Some(line) = &self.ingest.releases
-            && line.answers.try_recv().is_ok()
+            && let Ok(durable) = line.answers.try_recv()
         {
-            self.session.released(clock::now()).map_err(Loss::Session)?;
+            self.session.released(&durable, clock::now()).map_err(Loss::Session)?;
         }
         Ok(())
     }
 
     fn ask_for_releases(&mut self) -> Result<(), String> {
-        let requests = self.ingest.releases.as_ref().and_then(|line| line.requests.as_ref());
-        let Some(requests) = requests else { return Ok(()) };
-        let Some(numbers) = self.session.take_releases() else { return Ok(()) };
-        match requests.try_send(SpoolRequest::Release(numbers)) {
+        let Some(line) = &mut self.ingest.releases else { return Ok(()) };
+        if self.stopping && self.all_settled && self.session.releases_are_idle() {
+            line.requests = None;
+        }
+        let Some(requests) = &line.requests else { return Ok(()) };
+        let Some(forget) = self.session.take_releases(clock::now()) else { return Ok(()) };
+        let forget = forget.into_iter().map(|(number, content)| Forget { number, content }).collect();
+        match requests.try_send(SpoolRequest::Release(forget)) {
             Err(TrySendError::Full(_)) => Err("the channel to the spool is full".to_owned()),
             // The process stops, or will: the spool's end is reported on its own.
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
@@ -280,9 +295,6 @@ impl State {
                 Ok(IngestControl::StopReading) => {
                     self.stopping = true;
                     self.session.stop_reading(clock::now());
-                    if let Some(line) = &mut self.ingest.releases {
-                        line.requests = None;
-                    }
                 }
                 Ok(IngestControl::Finish) | Err(TryRecvError::Disconnected) => {
                     self.finishing = true;
@@ -324,6 +336,11 @@ impl State {
         if !session.output().is_empty() || connection.wants_write() {
             let count = connection.write(session.output()).map_err(Loss::Io)?;
             session.wrote(count, clock::now());
+            if session.may_go_on() {
+                // The output was full: nothing else would bring us back to what was received.
+                let batch = &mut self.batch;
+                session.receive(&[], clock::now(), clock::unix_ms(), batch).map_err(Loss::Session)?;
+            }
         }
         Ok(())
     }
@@ -353,6 +370,7 @@ impl State {
         counters.repeats_suppressed.store(stats.repeats_suppressed, Relaxed);
         counters.possible_repeats.store(stats.possible_repeats, Relaxed);
         counters.oversized.store(stats.oversized, Relaxed);
+        counters.malformed.store(stats.malformed, Relaxed);
         counters.in_hand_messages.store(in_hand_messages as u64, Relaxed);
         counters.in_hand_bytes.store(in_hand_bytes, Relaxed);
     }

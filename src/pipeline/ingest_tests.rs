@@ -20,6 +20,10 @@ struct Gateway {
 }
 
 fn start(port: u16) -> Gateway {
+    start_with(port, None)
+}
+
+fn start_with(port: u16, releases: Option<ReleaseLine>) -> Gateway {
     let options = SessionOptions {
         client_id: "gateway".into(),
         login: None,
@@ -28,8 +32,8 @@ fn start(port: u16) -> Gateway {
         version: Version::V311,
         session_expiry_sec: 0,
         unreleased: Vec::new(),
-        hold_releases: false,
-        filters: vec![("#".into(), Qos::AtLeastOnce)],
+        hold_releases: releases.is_some(),
+        filters: vec![("#".into(), Qos::ExactlyOnce)],
         max_packet_bytes: 1 << 20,
         in_flight_messages_max: 1000,
         in_hand_messages_max: IN_HAND_MAX,
@@ -44,7 +48,7 @@ fn start(port: u16) -> Gateway {
         options,
         messages: Some(messages_in),
         settled: settled_out,
-        releases: None,
+        releases,
         control: control_out,
         waker: waker.clone(),
         counters: Arc::clone(&counters),
@@ -275,4 +279,50 @@ fn the_probe_reports_an_accepting_broker_and_a_refusing_one() {
             assert!(matches!(result, Err(ProbeError::Session(error)) if error == refused));
         }
     }
+}
+
+#[test]
+fn an_orderly_stop_leaves_no_release_behind() {
+    let (listener, port) = listen();
+    let (requests, spool) = bounded(8);
+    let (answers, answered) = bounded(1);
+    let gateway = start_with(port, Some(ReleaseLine { requests: Some(requests), answers: answered }));
+    let mut broker = accept(&listener, false);
+    // One of QoS 2 in hand, one released.
+    broker.write_all(&[0x34, 6, 0, 1, b'a', 0, 7, b'x', 0x62, 2, 0, 9]).unwrap();
+    let in_hand = gateway.take(1);
+    let next = || match spool.recv_timeout(PATIENCE) {
+        Ok(SpoolRequest::Release(forget)) => {
+            Some(forget.iter().map(|forget| forget.number).collect::<Vec<_>>())
+        }
+        Ok(other) => panic!("{other:?}"),
+        Err(_) => None,
+    };
+    assert_eq!(next(), Some(vec![9]));
+    // A new session voids 7, and the stop comes before the disk has done anything.
+    drop(broker);
+    let (mut broker, _) = listener.accept().unwrap();
+    packet(&mut broker).unwrap();
+    broker.write_all(&[0x20, 2, 0, 0]).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while gateway.counters.connects.load(Relaxed) < 2 {
+        assert!(Instant::now() < deadline, "{:?}", gateway.counters);
+        std::thread::yield_now();
+    }
+    gateway.control(IngestControl::StopReading);
+    answers.send(vec![9]).unwrap();
+    gateway.waker.wake();
+    assert_eq!(next(), Some(vec![7]), "void");
+    answers.send(vec![7]).unwrap();
+    gateway.settle(in_hand);
+    // The message became safe behind that.
+    assert_eq!(next(), Some(vec![7]), "and forgotten");
+    answers.send(vec![7]).unwrap();
+    drop(gateway.settled);
+    gateway.waker.wake();
+    assert_eq!(next(), None, "with publish at its end the spool may end");
+    gateway.control.send(IngestControl::Finish).unwrap();
+    gateway.waker.wake();
+    drop(broker);
+    assert_eq!(gateway.thread.join().unwrap(), Ok(()));
 }

@@ -253,6 +253,11 @@ impl Publish {
                 reason.value_bytes = Some(packet_bytes);
                 return self.bury_message(buried(None), &reason, token);
             }
+            Body::Malformed { packet, reason } => {
+                let reason =
+                    Reason::new(format!("a malformed PUBLISH packet, which is the value here: {reason}"));
+                return self.bury_message(buried(Some(packet)), &reason, token);
+            }
         };
         let (rule, kafka_topic) = match self.router.route(&topic) {
             Decision::Route { rule, kafka_topic } => (rule, kafka_topic),

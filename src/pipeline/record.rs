@@ -42,6 +42,11 @@ pub const HEADER_CORRELATION_DATA: &str = "mqtt.correlation_data";
 /// Stands before the name of a user property that begins like a header of ours.
 pub const USER_PREFIX: &str = "mqtt.user.";
 
+/// Whether a header is one of ours that a publisher has no part in: short, whatever was published.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.starts_with("tidegate.") || matches!(name, HEADER_TOPIC | HEADER_QOS | HEADER_RETAIN)
+}
+
 /// Which headers a record gets.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct HeaderChoice {

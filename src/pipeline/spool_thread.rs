@@ -30,7 +30,8 @@ use crate::kafka::protocol::TopicName;
 use crate::mqtt::waker::Waker;
 use crate::observe::throttle::Throttle;
 use crate::spool::{
-    Assignment, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store, Unreleased,
+    Assignment, Forget, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store,
+    Unreleased,
 };
 
 /// Requests and replies that may wait: one of each kind, with room to spare.
@@ -115,8 +116,8 @@ pub enum SpoolRequest {
         /// Enough for all together once there are so many bytes: the routes that are left have no part in the answer.
         bytes_max: usize,
     },
-    /// These packet identifiers are released; ingest is told when that is durable, however long it takes.
-    Release(Vec<u16>),
+    /// These packet identifiers are released; ingest is told at once which of them are durable now.
+    Release(Vec<Forget>),
     /// Frames that are in Kafka, and routes that Kafka refuses or takes again.
     Done {
         /// Frames.
@@ -191,10 +192,10 @@ pub enum SpoolReply {
     },
 }
 
-/// Tells ingest that its releases are durable.
+/// Tells ingest which of its releases are durable.
 pub struct Released {
-    /// One for each [`SpoolRequest::Release`].
-    pub answers: Sender<()>,
+    /// One for each [`SpoolRequest::Release`]: those that are; the others may be asked for again.
+    pub answers: Sender<Vec<u16>>,
     /// Wakes it.
     pub waker: Waker,
 }
@@ -205,8 +206,6 @@ pub struct SpoolThread {
     requests: Receiver<SpoolRequest>,
     replies: Sender<SpoolReply>,
     released: Option<Released>,
-    /// Releases that could not be written yet, and when they are tried again.
-    owed: Option<(Vec<u16>, Instant)>,
     /// When the oldest acknowledgement came that is not written down.
     undone_since: Option<Instant>,
     /// Since when a limit is reached, and when it was last.
@@ -235,7 +234,6 @@ impl SpoolThread {
             requests,
             replies,
             released,
-            owed: None,
             undone_since: None,
             full: None,
             stopped: None,
@@ -277,9 +275,8 @@ impl SpoolThread {
     /// When there is something to do without being asked.
     fn wake_at(&self) -> Option<Instant> {
         let checkpoint_at = self.undone_since.map(|since| since + CHECKPOINT_AFTER);
-        let owed_at = self.owed.as_ref().map(|(_, at)| *at);
         let reopen_at = self.stopped.map(|stopped| stopped.retry_at);
-        [checkpoint_at, owed_at, reopen_at].into_iter().flatten().min()
+        [checkpoint_at, reopen_at].into_iter().flatten().min()
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
@@ -289,31 +286,38 @@ impl SpoolThread {
         if self.undone_since.is_some_and(|since| now.saturating_duration_since(since) >= CHECKPOINT_AFTER) {
             self.checkpoint();
         }
-        if let Some((numbers, _)) = self.owed.take_if(|(_, at)| *at <= now) {
-            self.release(numbers);
+    }
+
+    /// What the spool has nothing of is released whatever the disk does: Kafka may take everything meanwhile, and the MQTT broker must
+    /// not wait for a disk that nobody needs.
+    fn release(&mut self, forget: Vec<Forget>, now: Instant) {
+        let (known, mut done): (Vec<Forget>, Vec<Forget>) =
+            forget.into_iter().partition(|forget| self.store.remembers(forget));
+        if self.make_durable(&known, now) {
+            done.extend(known);
+        }
+        if let Some(released) = &self.released {
+            // Ingest is gone when the process stops.
+            let _ = released.answers.try_send(done.iter().map(|forget| forget.number).collect());
+            released.waker.wake();
         }
     }
 
-    fn release(&mut self, numbers: Vec<u16>) {
-        let done = self.working(clock::now()).and_then(|()| match self.store.release(&numbers) {
-            Ok(()) => Ok(()),
-            Err(error) => Err(self.failed(&error, clock::now())),
-        });
-        match (done, &self.released) {
-            (Ok(()), Some(released)) => {
-                // Ingest is gone when the process stops.
-                let _ = released.answers.try_send(());
-                released.waker.wake();
-            }
-            (Ok(()), None) => {}
-            (Err(_), _) => self.owed = Some((numbers, clock::now() + REOPEN_EVERY)),
+    fn make_durable(&mut self, forget: &[Forget], now: Instant) -> bool {
+        if forget.is_empty() {
+            return true;
         }
+        let done = self.working(now).and_then(|()| match self.store.release(forget) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.failed(&error, now)),
+        });
+        done.is_ok()
     }
 
     fn carry_out(&mut self, request: SpoolRequest, now: Instant) -> Option<SpoolReply> {
         Some(match request {
-            SpoolRequest::Release(numbers) => {
-                self.release(numbers);
+            SpoolRequest::Release(forget) => {
+                self.release(forget, now);
                 return None;
             }
             SpoolRequest::Append(frames) => {

@@ -219,3 +219,66 @@ fn frames_of_an_append_that_failed_are_cut_off_without_being_asked_for() {
     let frames = spool.next("a", FrameId(0), usize::MAX).unwrap();
     assert_eq!(frames.iter().map(|frame| frame.id.0).collect::<Vec<_>>(), [1]);
 }
+
+/// A thread on an empty spool, and where it tells of releases.
+fn releasing(fs: &MemFs) -> (SpoolThread, crossbeam_channel::Receiver<Vec<u16>>) {
+    let options = Options { free_bytes_min: 0, ..Options::default() };
+    let spool = DiskSpool::open(Arc::new(fs.clone()), Path::new(DIRECTORY), options).unwrap().0;
+    let (requests, replies) = (bounded(1).1, bounded(1).0);
+    let (answers, told) = bounded(1);
+    let released = Released { answers, waker: Waker::new().unwrap() };
+    (SpoolThread::new(Box::new(spool), requests, replies, Some(released)), told)
+}
+
+fn keep(thread: &mut SpoolThread, number: u16, content: u64, now: Instant) -> bool {
+    let frame = FrameToKeep {
+        topic: "a".into(),
+        sent: None,
+        records: 1,
+        messages: 1,
+        oldest_ms: 5,
+        newest_ms: 6,
+        body: Bytes::from_static(b"body"),
+        unreleased: vec![Unreleased { number, content }],
+    };
+    let reply = thread.carry_out(SpoolRequest::Append(vec![frame]), now);
+    matches!(reply, Some(SpoolReply::Appended { result: Ok(_), .. }))
+}
+
+#[test]
+fn a_spool_that_is_stopped_holds_back_only_what_it_remembers() {
+    let (fs, now) = (MemFs::new(1), clock::now());
+    let (mut thread, told) = releasing(&fs);
+    assert!(keep(&mut thread, 7, 70, now));
+    // The note is on the disk, and of the frame nobody knows.
+    fs.fail_sync_after(1);
+    assert!(!keep(&mut thread, 8, 80, now), "this one may be there after a crash");
+    let later = now + UNREADABLE_FOR;
+    let mut release = |numbers: &[u16]| {
+        let forget = numbers.iter().map(|&number| Forget { number, content: None }).collect();
+        thread.carry_out(SpoolRequest::Release(forget), later);
+        told.try_recv().unwrap()
+    };
+    assert_eq!(release(&[9, 7, 8, 10]), [9, 10], "Kafka may have all of them");
+    let deadline = clock::now() + Duration::from_secs(20);
+    while release(&[7, 8]).is_empty() {
+        assert!(clock::now() < deadline, "it is opened again");
+        std::thread::yield_now();
+    }
+    drop(thread);
+    assert_eq!(releasing(&fs).0.store.unreleased(), []);
+}
+
+#[test]
+fn an_orphan_takes_nothing_of_the_message_that_has_its_identifier_now() {
+    let (fs, now) = (MemFs::new(1), clock::now());
+    let (mut thread, told) = releasing(&fs);
+    for content in [70, 71] {
+        assert!(keep(&mut thread, 7, content, now));
+    }
+    for (content, left) in [(70, vec![Unreleased { number: 7, content: 71 }]), (71, vec![])] {
+        let forget = vec![Forget { number: 7, content: Some(content) }];
+        thread.carry_out(SpoolRequest::Release(forget), now);
+        assert_eq!((told.try_recv().unwrap(), thread.store.unreleased()), (vec![7], left));
+    }
+}

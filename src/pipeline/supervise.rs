@@ -137,11 +137,15 @@ impl Supervisor {
         ingest_waker.wake();
         let _ = publish.try_send(PublishControl::StopBy(stop_by));
         self.wait_for(Thread::Publish, stop_by + GRACE, publish);
-        // It ends when publish has let go of it, after its last write.
+        // Ingest lets go of the spool when the last releases are on the disk.
+        ingest_waker.wake();
+        // It ends when both have let go of it, after its last write.
         self.wait_for(Thread::Spool, clock::now() + GRACE, publish);
         let _ = ingest.try_send(IngestControl::Finish);
         ingest_waker.wake();
         self.wait_for(Thread::Ingest, clock::now() + GRACE, publish);
+        // On a disk that took no releases it had to wait for ingest.
+        self.wait_for(Thread::Spool, clock::now() + GRACE, publish);
         self.end()
     }
 

@@ -199,6 +199,21 @@ impl Rules {
         let mut seen = HashSet::new();
         self.rules.iter().map(|rule| rule.filter.subscription()).filter(|text| seen.insert(*text)).collect()
     }
+
+    /// Subscriptions that match the same topics by the same filter, shared and not or shared in two groups: the MQTT broker delivers
+    /// what matches once for each. The first, and each further one.
+    pub fn subscribed_twice(&self) -> Vec<(&str, &str)> {
+        let mut first: HashMap<&str, &str> = HashMap::new();
+        let mut twice = Vec::new();
+        for filter in self.rules.iter().map(|rule| &rule.filter) {
+            let text = filter.subscription();
+            let known = *first.entry(filter.matched()).or_insert(text);
+            if known != text && !twice.contains(&(known, text)) {
+                twice.push((known, text));
+            }
+        }
+        twice
+    }
 }
 
 #[cfg(test)]

@@ -46,6 +46,7 @@ fn an_entry_said_twice_is_one_subscription() {
     let rules =
         rules(&["b:x", "b:x"], &["+/c:x-{1}", "+/c:x-{1}", "$share/g/+/c:x-{1}", "b:y"], "{1}").unwrap();
     assert_eq!(rules.subscriptions(), ["b", "+/c", "$share/g/+/c"]);
+    assert_eq!(rules.subscribed_twice(), [("+/c", "$share/g/+/c")], "the broker counts it as two");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::reader::Cache;
 use super::recovery::{Confirmed, Recovered, failed, recover};
 use super::report::Report;
 use super::segment::file_name;
-use super::unreleased::{Table, Unreleased, encode_noted, encode_released};
+use super::unreleased::{Forget, Table, Unreleased, encode_noted};
 use super::writer::Active;
 use super::{
     Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Given, Limit, Loss, NewFrame, Options, SpoolError,
@@ -297,17 +297,19 @@ impl DiskSpool {
         if !stale && frames.iter().all(|frame| frame.unreleased.is_empty()) {
             return Ok(true);
         }
-        let numbers = || frames.iter().flat_map(|frame| frame.unreleased).map(|one| one.number);
+        let forget = |one: &Unreleased| Forget { number: one.number, content: None };
+        let numbers = || frames.iter().flat_map(|frame| frame.unreleased).map(forget).collect::<Vec<_>>();
         let numbered = (self.next.0..).map(FrameId).zip(frames);
         let each = numbered.flat_map(|(id, frame)| frame.unreleased.iter().map(move |one| (id, one)));
         let written = self.checkpoint.append(&encode_noted(self.next, each));
         match self.written(written) {
             Ok(()) => {
-                self.unreleased.noted(self.next, frames.len());
+                let messages = frames.iter().flat_map(|frame| frame.unreleased);
+                self.unreleased.noted(self.next, frames.len(), messages);
                 Ok(true)
             }
             Err(SpoolError::Full { .. })
-                if !stale && self.unreleased.known(&numbers().collect::<Vec<_>>()).is_empty() =>
+                if !stale && self.unreleased.known(&numbers(), self.next).is_empty() =>
             {
                 Ok(false)
             }
@@ -351,13 +353,17 @@ impl Store for DiskSpool {
         self.unreleased.all().map(|(_, unreleased)| unreleased).collect()
     }
 
-    fn release(&mut self, numbers: &[u16]) -> Result<(), SpoolError> {
-        let known = self.unreleased.known(numbers);
+    fn remembers(&self, forget: &Forget) -> bool {
+        !self.unreleased.known(std::slice::from_ref(forget), self.next).is_empty()
+    }
+
+    fn release(&mut self, forget: &[Forget]) -> Result<(), SpoolError> {
+        let known = self.unreleased.known(forget, self.next);
         if known.is_empty() {
             return Ok(());
         }
         self.check_poison()?;
-        let written = self.checkpoint.append(&encode_released(self.next, &known));
+        let written = self.checkpoint.append(&self.unreleased.encode_release(self.next, &known));
         self.written(written)?;
         self.unreleased.release(&known);
         self.shorten_checkpoint()

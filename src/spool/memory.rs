@@ -8,6 +8,7 @@ use super::checkpoint::Ranges;
 use super::quota::{asked, over_share};
 use super::record::{fits, frame_bytes, whole};
 use super::report::Report;
+use super::unreleased::Forget;
 use super::writer::add_loss;
 use super::{
     Appended, Assignment, Backlog, Frame, FrameId, GaveUp, Limit, Loss, NewFrame, Options, Policy,
@@ -154,7 +155,11 @@ impl Store for MemorySpool {
         Vec::new()
     }
 
-    fn release(&mut self, _numbers: &[u16]) -> Result<(), SpoolError> {
+    fn remembers(&self, _forget: &Forget) -> bool {
+        false
+    }
+
+    fn release(&mut self, _forget: &[Forget]) -> Result<(), SpoolError> {
         Ok(())
     }
 

@@ -58,7 +58,7 @@ pub use error::{Limit, SpoolError};
 pub use memory::MemorySpool;
 pub use record_set::RecordSet;
 pub use report::Report;
-pub use unreleased::Unreleased;
+pub use unreleased::{Forget, Unreleased};
 
 use bytes::Bytes;
 
@@ -264,12 +264,16 @@ pub trait Store: Send {
     /// The newest message of each number that was appended as unreleased and not released since, also before the start.
     fn unreleased(&self) -> Vec<Unreleased>;
 
-    /// These numbers are released, durably: what was appended under them is forgotten. Unknown ones are passed over, and if there are only such, nothing is written.
+    /// Whether there is something of this, or may be after a crash: else [`Store::release`] has nothing to write, whatever the disk does.
+    fn remembers(&self, forget: &Forget) -> bool;
+
+    /// These numbers are released, durably: what was appended under them is forgotten. Unknown ones are passed over, and if there are
+    /// only such, nothing is written.
     ///
     /// # Errors
     /// [`SpoolError::Full`], [`SpoolError::Poisoned`]: try again, and do not let the sender use the numbers for other messages
     /// before.
-    fn release(&mut self, numbers: &[u16]) -> Result<(), SpoolError>;
+    fn release(&mut self, forget: &[Forget]) -> Result<(), SpoolError>;
 
     /// These are done: not given out again, durable with the next [`Store::checkpoint`]. Unknown numbers are passed over.
     fn ack(&mut self, ids: &[FrameId]);

@@ -389,6 +389,9 @@ impl Recovery<'_> {
     fn enter(&mut self, segment: Segment, index: &Index) {
         let (first, last, highest) = (segment.first, segment.last, self.highest);
         let done = &self.contents.done;
+        // A note counts with its frame: one that is damaged inside the segment is not there, and Kafka never had it.
+        let there = |id: FrameId| done.contains(id.0) || index.position(id).is_some();
+        self.contents.unreleased.retain(|id| !(first..=last).contains(&id) || there(id));
         // A number that was seen before is a copy: of two files with the same frames, the merged one comes first.
         self.catalog.add(segment, index, |id| done.contains(id.0) || id <= highest);
         let segment = self.catalog.segment(first);

@@ -460,6 +460,26 @@ fn a_checkpoint_that_grew_is_written_anew_and_says_the_same() {
 }
 
 #[test]
+fn a_note_counts_with_its_frame_and_not_if_that_is_damaged() {
+    let fs = MemFs::new(1);
+    let mut spool = new(&fs);
+    for (number, body) in [(7, b"one"), (8, b"two"), (9, b"six")] {
+        let unreleased = &[Unreleased { number, content: u64::from(number) }];
+        spool.append(&[NewFrame { unreleased, ..frame("a", body) }]).unwrap();
+    }
+    spool.ack(&[FrameId(1)]);
+    spool.checkpoint().unwrap();
+    drop(spool);
+    let file = Path::new(DIRECTORY).join(&segment_files(&fs)[0]);
+    let mut bytes = fs.get(&file).unwrap();
+    let at = bytes.windows(3).position(|window| window == b"two").unwrap();
+    bytes[at] ^= 1;
+    fs.put(&file, &bytes);
+    let numbers: Vec<u16> = new(&fs).unreleased().iter().map(|one| one.number).collect();
+    assert_eq!(numbers, [7, 9], "8 is lost here, so it must be taken when it is delivered again");
+}
+
+#[test]
 fn a_read_only_disk_and_a_locked_directory_are_refused_in_one_sentence() {
     let fs = MemFs::new(1);
     let first = new(&fs);

@@ -28,12 +28,23 @@ pub struct Unreleased {
     pub content: u64,
 }
 
+/// What is to be forgotten: the newest message under a number, or that only if it is this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forget {
+    /// The sender's number.
+    pub number: u16,
+    /// As of [`Unreleased::content`]; None: whatever it is.
+    pub content: Option<u64>,
+}
+
 /// The newest message of each number that is not released: 65,536 at most.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     newest: BTreeMap<u16, (FrameId, u64)>,
     /// Notes on the disk name no frame with this number or a higher one.
     noted_below: FrameId,
+    /// What the newest note names, until its frames are there. If their append fails, a crash may show them all the same.
+    unconfirmed: BTreeMap<u16, u64>,
 }
 
 /// A note of frames from `first` on; see the module head.
@@ -91,9 +102,15 @@ impl Table {
         self.newest.clear();
     }
 
-    /// Frames from `first` on were noted, and are about to be appended.
-    pub(super) fn noted(&mut self, first: FrameId, frames: usize) {
+    /// Frames from `first` on were noted, with these messages, and are about to be appended.
+    pub(super) fn noted<'a>(
+        &mut self,
+        first: FrameId,
+        frames: usize,
+        messages: impl Iterator<Item = &'a Unreleased>,
+    ) {
         self.noted_below = FrameId(first.0 + frames as u64);
+        self.unconfirmed = messages.map(|one| (one.number, one.content)).collect();
     }
 
     /// Whether notes on the disk name frames from `next` on, which will be others.
@@ -106,15 +123,27 @@ impl Table {
         self.newest.insert(unreleased.number, (frame, unreleased.content));
     }
 
-    /// Those of these numbers that are not released.
-    pub(super) fn known(&self, numbers: &[u16]) -> Vec<u16> {
-        numbers.iter().copied().filter(|number| self.newest.contains_key(number)).collect()
+    /// The numbers of those that there is something of, or may be after a crash; `next` is the next frame's number.
+    pub(super) fn known(&self, asked: &[Forget], next: FrameId) -> Vec<u16> {
+        let is_known = |asked: &&Forget| {
+            let matches = |content: u64| asked.content.is_none_or(|wanted| wanted == content);
+            let there = self.newest.get(&asked.number).map(|(_, content)| *content);
+            let perhaps = self.unconfirmed.get(&asked.number).filter(|_| self.is_noted_beyond(next)).copied();
+            there.into_iter().chain(perhaps).any(matches)
+        };
+        asked.iter().filter(is_known).map(|asked| asked.number).collect()
+    }
+
+    /// A release of these numbers, of all frames that notes on the disk name.
+    pub(super) fn encode_release(&self, next: FrameId, numbers: &[u16]) -> Vec<u8> {
+        encode_released(self.noted_below.max(next), numbers)
     }
 
     /// They are released.
     pub(super) fn release(&mut self, numbers: &[u16]) {
         for number in numbers {
             self.newest.remove(number);
+            self.unconfirmed.remove(number);
         }
     }
 

@@ -322,15 +322,12 @@ fn a_packet_in_crumbs_is_one_message() {
 
 #[test]
 fn each_protocol_error_ends_the_connection_and_not_the_gateway() {
-    let broken: [(&str, &[u8]); 10] = [
+    let broken: [(&str, &[u8]); 7] = [
         ("reserved packet type 15", b"\xf0\x02\x00\x00"),
         ("reserved packet type 0", b"\x00\x00"),
         ("remaining length of five bytes", b"\x30\xff\xff\xff\xff\x7f"),
         ("packet id 0", b"\x32\x07\x00\x03a/b\x00\x00"),
         ("QoS 3", b"\x36\x08\x00\x03a/b\x00\x01x"),
-        ("wildcard in a topic name", b"\x32\x08\x00\x03a/#\x00\x01x"),
-        ("U+0000 in a topic name", b"\x32\x08\x00\x03a/\x00\x00\x01x"),
-        ("topic that is not UTF-8", b"\x32\x08\x00\x03a/\xff\x00\x01x"),
         ("topic longer than the packet", b"\x32\x05\x00\x30a/b"),
         ("a CONNECT from the broker", b"\x10\x0c\x00\x04MQTT\x04\x00\x00\x1e\x00\x00"),
     ];
@@ -348,6 +345,41 @@ fn each_protocol_error_ends_the_connection_and_not_the_gateway() {
         assert_eq!(kafka.values("t", 0), ["before", "after"], "{what}");
         assert!(gateway.is_running(), "{what}");
         assert!(!gateway.log_of("WARN").is_empty(), "{what}: a recovered fault is a WARN");
+    }
+}
+
+/// A broker that passes such a thing on delivers it again first thing on each connection: to close it would stop everybody.
+#[test]
+fn a_malformed_message_goes_to_the_dead_letter_topic_and_is_acknowledged() {
+    let broken: [(&str, &[u8]); 3] = [
+        ("wildcard in a topic name", b"\x32\x08\x00\x03a/#\x00\x01x"),
+        ("U+0000 in a topic name", b"\x32\x08\x00\x03a/\x00\x00\x02x"),
+        ("topic that is not UTF-8", b"\x32\x08\x00\x03a/\xff\x00\x03x"),
+    ];
+    for dead_letters in [true, false] {
+        let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1).topic("dead", 1));
+        let mut setup = Setup::new(&mqtt, &kafka).wildcards("a/#:t");
+        if dead_letters {
+            setup = setup.set("DEAD_LETTER_TOPIC", "dead");
+        }
+        let gateway = setup.start();
+        let link = mqtt.session();
+        for (_, bytes) in broken {
+            link.send_raw(bytes);
+        }
+        link.publish("a/b", "next", 7);
+        link.wait_for_pubacks(&[1, 2, 3, 7]);
+        assert_eq!(kafka.values("t", 0), ["next"]);
+        if dead_letters {
+            let letters = kafka.records("dead", 0);
+            assert_eq!(letters.len(), 3);
+            for letter in letters {
+                let reason = letter.header("tidegate.error.reason").unwrap();
+                assert!(reason.contains("malformed PUBLISH") && reason.contains("topic name"), "{reason}");
+            }
+        }
+        let level = if dead_letters { "WARN" } else { "ERROR" };
+        assert!(!gateway.log_of(level).is_empty());
     }
 }
 

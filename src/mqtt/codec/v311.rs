@@ -1,35 +1,24 @@
 //! What is particular to MQTT 3.1.1.
 
-use bytes::BytesMut;
-use rumqttc::mqttbytes::{Error, QoS, v4};
+use bytes::{Bytes, BytesMut};
+use rumqttc::mqttbytes::{self, Error, QoS, v4};
 
 use super::{
-    CodecError, Connect, FixedHeader, Limits, Packet, Publish, REMAINING_LENGTH_MAX, Reason, check_topic,
-    malformed,
+    CodecError, Connect, FixedHeader, Limits, Packet, Publish, REMAINING_LENGTH_MAX, Reason, malformed,
 };
 use crate::message::{Body, Qos};
 
 /// Takes the packet, which is there whole, out of `input`.
 pub(super) fn read(header: FixedHeader, input: &mut BytesMut) -> Result<Packet, CodecError> {
     let packet_type = header.packet_type();
+    if packet_type == 2 && header.remaining != 2 {
+        return Err(CodecError::Length(packet_type));
+    }
     let packet = v4::Packet::read(input, REMAINING_LENGTH_MAX).map_err(|error| match error {
         Error::PacketIdZero => CodecError::PacketIdZero,
-        Error::TopicNotUtf8 => CodecError::Topic,
         other => malformed(packet_type, &other),
     })?;
     Ok(match packet {
-        v4::Packet::Publish(publish) => {
-            check_topic(&publish.topic)?;
-            Packet::Publish(Publish {
-                dup: publish.dup,
-                qos: qos_from_crate(publish.qos),
-                retain: publish.retain,
-                packet_id: publish.pkid,
-                topic: publish.topic,
-                body: Body::Payload(publish.payload),
-                properties: None,
-            })
-        }
         v4::Packet::PubRel(pubrel) => Packet::PubRel { packet_id: pubrel.pkid },
         v4::Packet::PingResp => Packet::PingResp,
         v4::Packet::SubAck(suback) => Packet::SubAck {
@@ -49,6 +38,21 @@ pub(super) fn read(header: FixedHeader, input: &mut BytesMut) -> Result<Packet, 
             limits: Limits::default(),
         },
         _ => return Err(CodecError::PacketType(packet_type)),
+    })
+}
+
+/// Reads a whole PUBLISH, whose topic was checked.
+pub(super) fn read_publish(header: FixedHeader, frame: Bytes) -> Result<Publish, CodecError> {
+    let fixed = mqttbytes::FixedHeader::new(header.byte1, header.header_bytes - 1, header.remaining);
+    let publish = v4::Publish::read(fixed, frame).map_err(|error| malformed(3, &error))?;
+    Ok(Publish {
+        dup: publish.dup,
+        qos: qos_from_crate(publish.qos),
+        retain: publish.retain,
+        packet_id: publish.pkid,
+        topic: publish.topic,
+        body: Body::Payload(publish.payload),
+        properties: None,
     })
 }
 

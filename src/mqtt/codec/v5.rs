@@ -9,13 +9,12 @@
 //!
 //! Source: MQTT 5.0, OASIS Standard, section 3.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use rumqttc::v5::mqttbytes::v5;
 use rumqttc::v5::mqttbytes::{Error, QoS};
 
 use super::{
-    CodecError, Connect, FixedHeader, Limits, Packet, Publish, Reason, Refusal, check_topic, malformed,
-    qos_of_bits,
+    CodecError, Connect, FixedHeader, Limits, Packet, Publish, Reason, Refusal, malformed, qos_of_bits,
 };
 use crate::message::{Body, Properties, Qos};
 
@@ -29,7 +28,6 @@ pub(super) fn read(header: FixedHeader, input: &mut BytesMut) -> Result<Packet, 
         return Ok(packet);
     }
     let second_byte = body.get(1).copied().unwrap_or_default();
-    let payload_bytes = if packet_type == 3 { payload_bytes(header, body)? } else { 0 };
     // The codes of SUBACK stand at its end, one byte each.
     let tail: Vec<u8> = if packet_type == 9 { body.to_vec() } else { Vec::new() };
     let packet = v5::Packet::read(input, None).map_err(|error| match error {
@@ -37,10 +35,6 @@ pub(super) fn read(header: FixedHeader, input: &mut BytesMut) -> Result<Packet, 
         other => malformed(packet_type, &other),
     })?;
     Ok(match packet {
-        v5::Packet::Publish(publish) if publish.payload.len() != payload_bytes => {
-            return Err(malformed(3, &"its properties do not end where their length says"));
-        }
-        v5::Packet::Publish(publish) => Packet::Publish(read_publish(publish)?),
         v5::Packet::PubRel(pubrel) => Packet::PubRel { packet_id: pubrel.pkid },
         v5::Packet::SubAck(suback) => {
             let codes = tail.len().saturating_sub(suback.return_codes.len());
@@ -65,12 +59,8 @@ pub(super) fn read(header: FixedHeader, input: &mut BytesMut) -> Result<Packet, 
 fn read_short(packet_type: u8, body: &[u8]) -> Result<Option<Packet>, CodecError> {
     Ok(match (packet_type, body) {
         (13, _) => Some(Packet::PingResp),
-        // A broker that does not speak MQTT 5 answers in the version it speaks.
-        (2, &[_, code]) => {
-            let reason = Reason::of_return_code(code).ok_or(CodecError::Length(2))?;
-            let refusal = Some(reason.into());
-            Some(Packet::ConnAck { session_present: false, refusal, limits: Limits::default() })
-        }
+        // Accepted as no version does it.
+        (2, [_, _]) => return Err(CodecError::Length(2)),
         (14, []) => Some(Packet::Disconnect(Reason::SUCCESS.into())),
         (14, &[code]) => Some(Packet::Disconnect(Reason(code).into())),
         _ => None,
@@ -93,9 +83,15 @@ fn payload_bytes(header: FixedHeader, body: &[u8]) -> Result<usize, CodecError> 
     Err(short())
 }
 
-fn read_publish(publish: v5::Publish) -> Result<Publish, CodecError> {
+/// Reads a whole PUBLISH, whose topic was checked.
+pub(super) fn read_publish(header: FixedHeader, frame: Bytes) -> Result<Publish, CodecError> {
+    let payload_bytes = payload_bytes(header, frame.get(header.header_bytes..).unwrap_or_default())?;
+    let fixed = v5::FixedHeader::new(header.byte1, header.header_bytes - 1, header.remaining);
+    let publish = v5::Publish::read(fixed, frame).map_err(|error| malformed(3, &error))?;
+    if publish.payload.len() != payload_bytes {
+        return Err(malformed(3, &"its properties do not end where their length says"));
+    }
     let topic = String::from_utf8(publish.topic.to_vec()).map_err(|_| CodecError::Topic)?;
-    check_topic(&topic)?;
     let mut properties = None;
     if let Some(given) = publish.properties {
         if given.topic_alias.is_some() {

@@ -66,28 +66,40 @@ fn a_publish_has_its_properties_in_their_order() {
     assert_eq!(read.properties, None);
 }
 
-#[test]
-fn properties_that_end_elsewhere_than_they_say_are_an_error_and_not_payload() {
-    // The length ends inside the value of a user property: the crate would take the rest from the payload.
-    let mut packet = publish(b"\x26\0\x01k\0\x03abc", b"pay");
-    packet[7] -= 2;
-    assert!(matches!(read_one(&packet), Err(CodecError::Malformed { packet_type: 3, .. })));
-    // Subscription identifiers are not asked for; the crate counts each a byte too long.
-    let packet = publish(b"\x0b\x01\x0b\x01\x0b\x01", b"pay");
-    let result = read_one(&packet);
-    assert!(matches!(result, Err(CodecError::Malformed { packet_type: 3, .. })), "{result:?}");
-    let packet = publish(b"\x26\0\x01k\0\x01v", b"pay");
-    for cut in 3..packet.len() - 3 {
-        let mut short = packet[..cut].to_vec();
-        short[1] = cut as u8 - 2;
-        assert!(read_one(&short).is_err(), "{short:?}");
+/// A packet that is taken whole as an undeliverable message of identifier 9.
+fn is_malformed(packet: &[u8]) -> bool {
+    match read_one(packet) {
+        Ok(Some(Packet::Publish(read))) => {
+            matches!(&read.body, Body::Malformed { packet: kept, .. } if kept[..] == packet[2..])
+                && read.packet_id == 9
+        }
+        _ => false,
     }
 }
 
 #[test]
-fn a_topic_alias_is_refused_with_and_without_a_topic() {
-    assert!(read_one(&publish(b"\x23\0\x01", b"x")).is_err());
-    assert_eq!(read_one(b"\x30\x06\0\0\x03\x23\0\x01"), Err(CodecError::Topic));
+fn properties_that_end_elsewhere_than_they_say_make_a_message_undeliverable_and_are_not_payload() {
+    // The length ends inside the value of a user property: the crate would take the rest from the payload.
+    let mut packet = publish(b"\x26\0\x01k\0\x03abc", b"pay");
+    packet[7] -= 2;
+    assert!(is_malformed(&packet));
+    // Subscription identifiers are not asked for; the crate counts each a byte too long.
+    assert!(is_malformed(&publish(b"\x0b\x01\x0b\x01\x0b\x01", b"pay")));
+    // No such property; text that is not UTF-8.
+    assert!(is_malformed(&publish(b"\x7f\x01", b"pay")));
+    assert!(is_malformed(&publish(b"\x03\0\x01\xff", b"pay")));
+    let packet = publish(b"\x26\0\x01k\0\x01v", b"pay");
+    for cut in 3..packet.len() - 3 {
+        let mut short = packet[..cut].to_vec();
+        short[1] = cut as u8 - 2;
+        assert!(read_one(&short).is_err() || is_malformed(&short), "{short:?}");
+    }
+}
+
+#[test]
+fn a_topic_alias_makes_a_message_undeliverable_with_and_without_a_topic() {
+    assert!(is_malformed(&publish(b"\x23\0\x01", b"x")));
+    assert!(is_malformed(b"\x32\x08\0\0\0\x09\x03\x23\0\x01"));
 }
 
 #[test]
@@ -112,6 +124,13 @@ fn what_a_server_does_not_send_is_an_error() {
     assert_eq!(read_one(b"\xe1\0"), Err(CodecError::Flags(0xe1)));
     assert_eq!(read_one(b"\x62\x02\0\0"), Err(CodecError::PacketIdZero));
     assert_eq!(read_one(b"\x20\x02\0\x09"), Err(CodecError::Length(2)));
+    assert_eq!(read_one(b"\x20\x02\0\0"), Err(CodecError::Length(2)), "accepted in another version");
+    let refused = Some(Reason::PROTOCOL_VERSION.into());
+    for code in [1, 0x84] {
+        let refused =
+            Packet::ConnAck { session_present: false, refusal: refused.clone(), limits: Limits::default() };
+        assert_eq!(read_one(&[0x20, 2, 0, code]), Ok(Some(refused)));
+    }
 }
 
 proptest! {

@@ -110,11 +110,18 @@ pub(super) struct Rig {
     pub session: Session,
     pub now: Instant,
     pub messages: Vec<Message>,
+    /// Releases that the disk is busy with.
+    pub under_way: Vec<u16>,
 }
 
 impl Rig {
     pub fn new(options: SessionOptions) -> Self {
-        Rig { session: Session::new(options), now: Instant::now(), messages: Vec::new() }
+        Rig {
+            session: Session::new(options),
+            now: Instant::now(),
+            messages: Vec::new(),
+            under_way: Vec::new(),
+        }
     }
 
     /// With a connection on which all is subscribed.
@@ -158,6 +165,19 @@ impl Rig {
         self.session.settle(&[settled], self.now);
     }
 
+    /// The identifiers of the batch that is to be made durable.
+    pub fn releases(&mut self) -> Option<Vec<u16>> {
+        let batch = self.session.take_releases(self.now)?;
+        self.under_way = batch.iter().map(|(packet_id, _)| *packet_id).collect();
+        Some(self.under_way.clone())
+    }
+
+    /// All of the batch is durable.
+    pub fn released(&mut self) {
+        let batch = std::mem::take(&mut self.under_way);
+        self.session.released(&batch, self.now).unwrap();
+    }
+
     pub fn lose(&mut self) {
         self.session.lost(true, self.now);
     }
@@ -176,6 +196,7 @@ impl Rig {
             .map(|message| match &message.body {
                 Body::Payload(payload) => &payload[..],
                 Body::Oversized { .. } => b"oversized",
+                Body::Malformed { .. } => b"malformed",
             })
             .collect()
     }

@@ -12,7 +12,7 @@ fn a_message_comes_out_whole_and_with_an_identity_only_if_it_can_come_again() {
         (one.topic.as_str(), one.qos, one.retain, one.received_at_ms),
         ("a/b", Qos::AtLeastOnce, false, 1)
     );
-    assert_eq!(one.delivery_id, Some(fingerprint(fingerprint_seed("gateway"), 9, "a/b", &one.body)));
+    assert_eq!(one.delivery_id, Some(fingerprint(fingerprint_seed("gateway"), 9, "a/b", &one.body, None)));
     assert_eq!((two.qos, two.delivery_id), (Qos::AtMostOnce, None));
 }
 
@@ -339,4 +339,39 @@ fn a_flood_of_acknowledgements_asks_for_confirmation_before_its_table_is_full() 
         assert!(rig.session.redelivery.unconfirmed() <= UNCONFIRMED_MAX / 4);
     }
     assert_eq!(pings, 4);
+}
+
+#[test]
+fn a_malformed_message_is_acknowledged_when_it_is_recorded_and_does_not_come_for_ever() {
+    let mut rig = Rig::connected(options());
+    let packet = [0x32, 6, 0, 1, 0xff, 0, 5, 0x78];
+    rig.receive(&packet);
+    assert_eq!((rig.payloads(), rig.session.stats().malformed), (vec![&b"malformed"[..]], 1));
+    rig.lose();
+    rig.connect(true);
+    rig.receive(&[packet[0] | 8, 6, 0, 1, 0xff, 0, 5, 0x78]);
+    rig.receive(&publish(false, 6, b"next"));
+    assert_eq!(rig.payloads(), [&b"malformed"[..], b"next"]);
+    rig.settle(0);
+    rig.settle(0);
+    assert_eq!(rig.sent(), [5, 6].map(Sent::Puback));
+    assert_eq!(rig.session.in_hand(), (0, 0));
+}
+
+#[test]
+fn a_broker_that_asks_and_does_not_listen_does_not_fill_the_memory() {
+    let mut rig = Rig::connected(options());
+    let flood: Vec<u8> = std::iter::repeat_n(pubrel(1), 300_000).flatten().collect();
+    rig.receive(&flood);
+    assert!(rig.session.output().len() <= OUTPUT_BYTES_MAX + 4);
+    assert!(!rig.session.may_read() && !rig.session.may_go_on());
+    rig.session.wrote(1000, rig.now);
+    assert!(rig.session.may_go_on());
+    rig.receive(&[]);
+    assert!(!rig.session.may_go_on());
+    while !rig.session.output().is_empty() {
+        rig.session.wrote(usize::MAX, rig.now);
+        rig.receive(&[]);
+    }
+    assert!(rig.session.may_read() && !rig.session.may_go_on() && !rig.session.has_input());
 }

@@ -32,6 +32,10 @@ impl State {
                     counters.subscribed.store(refused == 0, Relaxed);
                     info!("MQTT subscribed: {granted} filters, {refused} refused");
                 }
+                Event::HeldUp => warn!(
+                    "nothing is subscribed yet: the spool's disk must first take it that the MQTT broker's old session is void; trying \
+                     again every second"
+                ),
                 Event::Filter(Verdict::Refused { filter, reason }) => {
                     error!(
                         "MQTT broker refuses the subscription to {filter}: {reason}; asking again every minute"

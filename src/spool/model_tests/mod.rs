@@ -24,6 +24,11 @@ const DIRECTORY: &str = "/spool";
 const TOPICS: [&str; 4] = ["alpha", "beta", "gamma", "a-topic-with-a-longer-name"];
 
 /// Of an assignment: frames by position behind the nth, masks of their records, and whether another batch begins.
+/// Whatever there is under these numbers.
+fn any_of(numbers: &[u16]) -> Vec<Forget> {
+    numbers.iter().map(|&number| Forget { number, content: None }).collect()
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Append(Vec<(usize, usize, bool)>),
@@ -133,7 +138,7 @@ impl Run {
                 Err(SpoolError::Full { .. }) => {}
                 Err(_) => self.reopen(),
             },
-            Action::Release(numbers) => match spool.release(numbers) {
+            Action::Release(numbers) => match spool.release(&any_of(numbers)) {
                 Ok(()) => self.model.unreleased.retain(|number, _| !numbers.contains(number)),
                 Err(SpoolError::Full { .. }) => {}
                 Err(_) => {
