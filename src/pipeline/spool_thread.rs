@@ -24,7 +24,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info, warn};
 
-use self::stopped::{REOPEN_EVERY, Stopped};
+use self::stopped::Stopped;
 use crate::clock;
 use crate::kafka::protocol::TopicName;
 use crate::mqtt::waker::Waker;
