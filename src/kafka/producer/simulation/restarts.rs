@@ -439,7 +439,7 @@ impl World {
         let once: BTreeSet<u64> = written.iter().copied().collect();
         let stored = self.spool.frames.iter().flatten().filter(|value| !self.lost.contains(value));
         let missing: Vec<u64> = stored.copied().filter(|value| !once.contains(value)).collect();
-        assert_eq!(missing, Vec::<u64>::new(), "every stored record is written");
+        assert!(missing.is_empty(), "not written: {missing:?}");
         let told = self.repeats + self.producer.stats().possible_repeats;
         assert!(told > 0 || once.len() == written.len(), "something is written twice: {written:?}");
     }
