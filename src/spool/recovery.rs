@@ -270,6 +270,7 @@ impl Recovery<'_> {
             index.entries.last().is_none_or(|last| last.id < next)
         };
         let merged_to = header.and_then(|header| header.merged_to);
+        let damaged_before = self.report.damaged.len();
         let (index, end, sealed) = match index {
             Some((index, end)) if header.is_some() && confirmed(&index) => (index, u64::from(end), true),
             _ => match self.read_frames(file.as_ref(), &name, first, header.is_some(), newest)? {
@@ -289,6 +290,9 @@ impl Recovery<'_> {
         let last = index.entries.last().map_or(first, |last| last.id).max(merged_to.unwrap_or(first));
         self.note_missing(first);
         let end = u32::try_from(end).unwrap_or(u32::MAX);
+        if self.report.damaged.len() > damaged_before {
+            self.forget_damaged(first, last, &index);
+        }
         self.enter(Segment::new(first, last, bytes, end, sealed), &index);
         Ok(merged_to)
     }
@@ -386,12 +390,17 @@ impl Recovery<'_> {
         }
     }
 
+    /// A note counts with its frame: one that is damaged inside the segment is not there, and Kafka may never have had it. In a sound
+    /// segment that was merged, frames are missing because they were done.
+    fn forget_damaged(&mut self, first: FrameId, last: FrameId, index: &Index) {
+        let done = &self.contents.done;
+        let there = |id: FrameId| done.contains(id.0) || index.position(id).is_some();
+        self.contents.unreleased.retain(|id| !(first..=last).contains(&id) || there(id));
+    }
+
     fn enter(&mut self, segment: Segment, index: &Index) {
         let (first, last, highest) = (segment.first, segment.last, self.highest);
         let done = &self.contents.done;
-        // A note counts with its frame: one that is damaged inside the segment is not there, and Kafka never had it.
-        let there = |id: FrameId| done.contains(id.0) || index.position(id).is_some();
-        self.contents.unreleased.retain(|id| !(first..=last).contains(&id) || there(id));
         // A number that was seen before is a copy: of two files with the same frames, the merged one comes first.
         self.catalog.add(segment, index, |id| done.contains(id.0) || id <= highest);
         let segment = self.catalog.segment(first);
