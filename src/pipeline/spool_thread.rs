@@ -12,7 +12,7 @@
 //! - an Append or Keep is answered with success only after fdatasync has returned;
 //! - publish and ingest have at most one request of each kind without an answer, so neither channel is ever full, and what publish gathers
 //!   meanwhile makes the next append larger: that is the group commit;
-//! - with nothing to do it does not wake up; a spool that is stopped is something to do ([`stopped`]).
+//! - with nothing to do it does not wake up; a spool that is stopped is something to do (`stopped`).
 
 mod stopped;
 mod unreadable;

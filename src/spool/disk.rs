@@ -441,7 +441,8 @@ impl Store for DiskSpool {
         self.catalog = catalog;
         self.checkpoint = checkpoint;
         self.assigned = contents.assigned;
-        self.unreleased = contents.unreleased;
+        let known = std::mem::replace(&mut self.unreleased, contents.unreleased);
+        self.unreleased.retain_known(&known);
         self.next = next;
         self.poisoned = false;
         // What was acknowledged and not yet written down is still done.

@@ -97,6 +97,11 @@ impl Table {
         self.newest.retain(|_, (frame, _)| there(*frame));
     }
 
+    /// Forgets what `known` does not have: in one process, what was forgotten once does not come back.
+    pub(super) fn retain_known(&mut self, known: &Table) {
+        self.newest.retain(|number, one| known.newest.get(number) == Some(one));
+    }
+
     /// Forgets all.
     pub(super) fn clear(&mut self) {
         self.newest.clear();

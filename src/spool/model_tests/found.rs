@@ -159,6 +159,25 @@ fn an_assignment_whose_sync_failed_is_there_whole_or_not_at_all() {
     run(5999878047583103775, options(1 << 40, Policy::Block), &actions);
 }
 
+/// Segments are removed without room for the record of it, and then the disk fails.
+#[test]
+fn an_unreleased_message_that_was_forgotten_does_not_come_back_in_the_same_process() {
+    let actions = [
+        append(&[(0, 0, false)]),
+        append(&[(0, 0, false), (0, 0, false), (0, 0, false), (0, 0, false), (0, 0, false)]),
+        append(&[(0, 0, false), (0, 0, false)]),
+        append(&[(0, 48, false), (0, 82, false)]),
+        append(&[(2, 1942, false), (2, 181, false), (2, 130, false), (3, 221, false), (0, 117, false)]),
+        Action::FailSync(0),
+        Action::Room(Some(0)),
+        Action::Ack { nth: 0, count: 10, route: None },
+        Action::Checkpoint,
+        Action::Checkpoint,
+        Action::Reopen,
+    ];
+    run(0, options(1 << 40, Policy::Block), &actions);
+}
+
 /// The counter of free space says more than there is: drop-oldest makes room for the frames after their note was refused.
 #[test]
 fn where_there_was_no_room_for_a_note_no_older_one_is_remembered_under_its_number() {
