@@ -105,6 +105,8 @@ pub struct Contents {
     pub assigned: BTreeMap<FrameId, Vec<Given>>,
     /// Messages that may be delivered again, of frames that may be there or not.
     pub unreleased: Table,
+    /// Their numbers, before recovery passed over those whose frames are missing.
+    pub noted: Vec<u16>,
     /// No frame has been given this number or a higher one, as far as the file knows.
     pub next: FrameId,
     /// Where the last sound record ends, bytes.

@@ -37,6 +37,9 @@ pub struct DiskSpool {
     pub(super) assigned: BTreeMap<FrameId, Vec<Given>>,
     /// Messages that may be delivered again.
     pub(super) unreleased: Table,
+    /// A release, to be written before what is done: notes on the disk that are forgotten, because their frames are missing. Once these
+    /// are done, the next start would take the notes for sound.
+    forgotten: Vec<u8>,
     pub(super) next: FrameId,
     pub(super) poisoned: bool,
     pub(super) damage: Vec<Loss>,
@@ -64,6 +67,7 @@ impl DiskSpool {
         let told = recovered.report.missing.iter().chain(&recovered.finished);
         told.for_each(|(first, last)| pending.insert(*first, *last));
         let Recovered { catalog, checkpoint, contents, next, report, .. } = recovered;
+        let forgotten = contents.unreleased.release_of_others(&contents.noted, next);
         let spool = DiskSpool {
             fs,
             directory: directory.to_owned(),
@@ -76,6 +80,7 @@ impl DiskSpool {
             deferred: Vec::new(),
             assigned: contents.assigned,
             unreleased: contents.unreleased,
+            forgotten,
             next,
             poisoned: false,
             damage: Vec::new(),
@@ -139,9 +144,11 @@ impl DiskSpool {
     /// Writes down what is done.
     pub(super) fn write_pending(&mut self) -> Result<(), SpoolError> {
         if !self.pending.is_empty() {
-            let written = self.checkpoint.append(&encode_done(self.next, &self.pending));
+            let records = [&self.forgotten[..], &encode_done(self.next, &self.pending)].concat();
+            let written = self.checkpoint.append(&records);
             self.written(written)?;
             self.pending.clear();
+            self.forgotten.clear();
         }
         Ok(())
     }
@@ -283,6 +290,7 @@ impl DiskSpool {
                 other => {
                     self.written(other)?;
                     self.pending.clear();
+                    self.forgotten.clear();
                 }
             }
         }
@@ -443,6 +451,7 @@ impl Store for DiskSpool {
         self.assigned = contents.assigned;
         let known = std::mem::replace(&mut self.unreleased, contents.unreleased);
         self.unreleased.retain_known(&known);
+        self.forgotten = self.unreleased.release_of_others(&contents.noted, next);
         self.next = next;
         self.poisoned = false;
         // What was acknowledged and not yet written down is still done.

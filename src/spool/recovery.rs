@@ -444,6 +444,7 @@ impl Recovery<'_> {
         // A note is written before its frames: they may never have come.
         let missing = &self.report.missing;
         let is_missing = |id: FrameId| missing.iter().any(|(first, last)| (*first..=*last).contains(&id.0));
+        self.contents.noted = self.contents.unreleased.numbers();
         self.contents.unreleased.retain(|id| id < next && !is_missing(id));
         let checkpoint = Checkpoint::new(Arc::clone(self.fs), self.directory, file, self.contents.end);
         Ok(Recovered {

@@ -152,6 +152,18 @@ impl Table {
         }
     }
 
+    /// A release of those of these numbers that are not here; nothing if there are none.
+    pub(super) fn release_of_others(&self, noted: &[u16], next: FrameId) -> Vec<u8> {
+        let others: Vec<u16> =
+            noted.iter().copied().filter(|number| !self.newest.contains_key(number)).collect();
+        if others.is_empty() { Vec::new() } else { encode_released(next, &others) }
+    }
+
+    /// The numbers of all.
+    pub(super) fn numbers(&self) -> Vec<u16> {
+        self.newest.keys().copied().collect()
+    }
+
     /// All that is not released.
     pub fn all(&self) -> impl Iterator<Item = (FrameId, Unreleased)> + '_ {
         self.newest.iter().map(|(&number, &(frame, content))| (frame, Unreleased { number, content }))

@@ -178,6 +178,30 @@ fn an_unreleased_message_that_was_forgotten_does_not_come_back_in_the_same_proce
     run(0, options(1 << 40, Policy::Block), &actions);
 }
 
+#[test]
+fn nor_in_the_next_process() {
+    let actions = [
+        Action::Room(Some(869)),
+        append(&[(0, 0, false), (0, 0, false), (0, 215, false), (0, 275, false)]),
+        append(&[(0, 0, false), (0, 0, false), (0, 0, false), (0, 182, false), (2, 223, false)]),
+        append(&[(0, 0, false), (0, 41, false), (0, 202, false), (2, 107, false), (3, 34, false)]),
+        append(&[(0, 0, false), (0, 0, false), (0, 159, false), (2, 229, false)]),
+        append(&[(0, 0, false), (0, 0, false), (0, 131, false)]),
+        append(&[(3, 116, false)]),
+        Action::Assign { nth: 0, picks: vec![(0, u64::MAX, false)] },
+        append(&[(0, 0, false), (0, 0, false), (0, 0, false), (0, 0, false), (0, 67, false)]),
+        append(&[(3, 52, false)]),
+        Action::Release(vec![0, 5, 5]),
+        Action::FailSync(0),
+        append(&[(0, 0, false)]),
+        append(&[(0, 0, false)]),
+        Action::Checkpoint,
+        Action::Checkpoint,
+        Action::Restart,
+    ];
+    run(0, options(1 << 40, Policy::DropOldest), &actions);
+}
+
 /// The counter of free space says more than there is: drop-oldest makes room for the frames after their note was refused.
 #[test]
 fn where_there_was_no_room_for_a_note_no_older_one_is_remembered_under_its_number() {
