@@ -265,6 +265,7 @@ impl SpoolThread {
                 }
                 Err(RecvTimeoutError::Timeout) => self.do_what_is_due(clock::now()),
                 Err(RecvTimeoutError::Disconnected) => {
+                    self.reopen_at_the_end(clock::now());
                     self.checkpoint();
                     return Ok(());
                 }

@@ -188,6 +188,28 @@ fn identities_wait_for_a_spool_that_has_just_stopped_to_be_opened_again_once() {
     assert_eq!(known_to_the_next(thread, &fs).first(), Some(&9));
 }
 
+#[test]
+fn a_disk_that_stays_dead_is_tried_less_and_less_often() {
+    let (fs, begin) = (MemFs::new(1), clock::now());
+    let mut thread = thread(&fs);
+    fs.fail_sync_after(0);
+    assert!(
+        thread.carry_out(SpoolRequest::Keep { ticket: 1, assignments: vec![assignment(1)] }, begin).is_none()
+    );
+    fs.set_read_only(true);
+    let (mut at, mut pauses) = (begin, Vec::new());
+    for _ in 0..6 {
+        let next = thread.wake_at().unwrap();
+        pauses.push((next - at).as_secs());
+        at = next;
+        thread.do_what_is_due(at);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 10, 10]);
+    fs.set_read_only(false);
+    thread.reopen_at_the_end(at);
+    assert_eq!(thread.wake_at(), None, "the last moment is used");
+}
+
 /// Nobody asks for anything after a failed append: Kafka takes its messages the other way.
 #[test]
 fn frames_of_an_append_that_failed_are_cut_off_without_being_asked_for() {

@@ -203,6 +203,7 @@ impl Recovery<'_> {
                 self.report.checkpoint_damaged_bytes = contents.damaged_bytes;
                 self.report.checkpoint_cut_bytes = bytes.len() as u64 - contents.end;
                 self.contents = contents;
+                self.contents.noted = self.contents.unreleased.numbers();
                 self.has_checkpoint = true;
                 // Also when it is not longer: it may have been cut before, and the cut lost with a sync that failed.
                 file.set_bytes(self.contents.end).map_err(self.failed("cutting", name))?;
@@ -444,7 +445,6 @@ impl Recovery<'_> {
         // A note is written before its frames: they may never have come.
         let missing = &self.report.missing;
         let is_missing = |id: FrameId| missing.iter().any(|(first, last)| (*first..=*last).contains(&id.0));
-        self.contents.noted = self.contents.unreleased.numbers();
         self.contents.unreleased.retain(|id| id < next && !is_missing(id));
         let checkpoint = Checkpoint::new(Arc::clone(self.fs), self.directory, file, self.contents.end);
         Ok(Recovered {

@@ -38,6 +38,8 @@ const MESSAGES_MAX: usize = 8;
 pub const CLOCK_AHEAD: &str = "is its clock ahead of the token endpoint's?";
 
 const UNSUPPORTED_MECHANISM: ErrorCode = ErrorCode(33);
+/// Name, password or token is refused.
+const AUTHENTICATION_FAILED: ErrorCode = ErrorCode(58);
 const ILLEGAL_STATE: ErrorCode = ErrorCode(34);
 
 /// Both sides of an authentication.
@@ -88,7 +90,13 @@ fn run(
         }
         ILLEGAL_STATE if before.is_some() => return Err(refused(SaslError::NotAgain)),
         ILLEGAL_STATE => return Err(refused(SaslError::NoSaslHere)),
-        code => return Err(refused(SaslError::Refused { mechanism, message: code.to_string() })),
+        AUTHENTICATION_FAILED => {
+            return Err(refused(SaslError::Refused {
+                mechanism,
+                message: AUTHENTICATION_FAILED.to_string(),
+            }));
+        }
+        code => return Err(refused(SaslError::Failed { mechanism, message: code.to_string() })),
     }
     let from = clock::now();
     let serial = token.as_ref().map(Token::serial);
@@ -103,7 +111,8 @@ fn run(
                 let answer = wire::decode_authenticate(version, id, &exchange(frame)?).map_err(broken)?;
                 if answer.error != ErrorCode::NONE {
                     let said = answer.message.or_else(|| Some(answer.error.to_string()));
-                    return Err(refused(sasl.refused(said)));
+                    let is_refusal = answer.error == AUTHENTICATION_FAILED;
+                    return Err(refused(if is_refusal { sasl.refused(said) } else { sasl.failed(said) }));
                 }
                 (answer.bytes, answer.session_lifetime_ms)
             }

@@ -33,6 +33,9 @@ const READ_BYTES_MAX: i32 = 1 << 20;
 /// Where a time is all that is known, so much earlier is begun: the topic may have the broker's times
 /// (message.timestamp.type), whose clock is another.
 const CLOCKS_DIFFER_MS: i64 = 5 * 60 * 1000;
+/// Where everything is to be read, so many offsets before the end are enough: what is looked for is young, and a partition may hold
+/// days of reading for a slow uplink.
+const EVERYTHING_OFFSETS_MAX: i64 = 1_000_000;
 
 /// What the partition wants to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -287,8 +290,14 @@ impl ReadBack {
 
     /// Up to here it is read.
     fn position(&self) -> i64 {
-        let begin = self.log_start.filter(|_| self.everything).unwrap_or(self.after);
+        let begin =
+            self.log_start.filter(|_| self.everything).map_or(self.after, |start| start.max(self.late()));
         self.next.unwrap_or(begin)
+    }
+
+    /// Where a reading of everything begins at the earliest.
+    fn late(&self) -> i64 {
+        self.end.unwrap_or_default().saturating_sub(EVERYTHING_OFFSETS_MAX)
     }
 
     fn wants_log_start(&self) -> bool {
@@ -307,8 +316,11 @@ impl ReadBack {
         by_time && self.found == 0 && self.why == (Why::Unasked { lost: true })
     }
 
-    /// What is behind the offset that was known is not in the log any more.
+    /// What is behind the offset that was known is not in the log any more, or what was to be read is too much.
     fn may_be_deleted(&self) -> bool {
+        if self.everything && self.found == 0 && self.log_start.is_some_and(|start| start < self.late()) {
+            return true;
+        }
         let is_trusted = self.why == (Why::Unasked { lost: false });
         !is_trusted
             && self.out_of_range
@@ -331,4 +343,29 @@ fn begin_of(time_ms: i64) -> OffsetAt {
 fn is_odd(time_ms: i64, now_ms: i64) -> bool {
     let age = now_ms.saturating_sub(time_ms);
     time_ms != NO_TIMESTAMP && !(-CLOCKS_DIFFER_MS..=FORGOTTEN_FROM_MS).contains(&age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_large_partition_the_end_is_read_and_the_rest_may_hold_it() {
+        let reading = ReadBack {
+            why: Why::Forgotten,
+            after: -1,
+            next: None,
+            out_of_range: false,
+            log_start: Some(7),
+            odd_time: true,
+            everything: true,
+            end: Some(5_000_000),
+            found: 0,
+            found_at: -1,
+        };
+        assert!(matches!(reading.wanted(0), Read::From(4_000_000)));
+        assert!(reading.may_be_deleted());
+        let small = ReadBack { end: Some(1_000_000), ..reading };
+        assert!(matches!(small.wanted(0), Read::From(7)) && !small.may_be_deleted());
+    }
 }

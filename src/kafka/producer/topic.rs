@@ -268,6 +268,9 @@ impl<T: Tag> Topic<T> {
         // Kafka numbers them without gaps and names them all, so no number on the wire sizes an allocation.
         let count = answer.partitions.len();
         let is_known = |index: i32| usize::try_from(index).is_ok_and(|index| index < count);
+        if self.slots.len() < count {
+            self.short_since = None;
+        }
         while self.slots.len() < count {
             self.slots.push(Slot { partition: Partition::new(), listed: false });
         }

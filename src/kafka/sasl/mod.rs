@@ -84,6 +84,14 @@ pub enum SaslError {
         /// The broker's own words.
         message: String,
     },
+    /// The broker could not carry it out: that says nothing of name, password or token.
+    #[error("{mechanism} authentication failed at the broker{}", said(message))]
+    Failed {
+        /// The mechanism.
+        mechanism: &'static str,
+        /// The broker's own words.
+        message: String,
+    },
     /// There is no token to show.
     #[error("there is no token for Kafka: {0}")]
     NoToken(String),
@@ -199,9 +207,18 @@ impl Exchange {
         }
     }
 
-    /// The error of a broker that ended the exchange, with what it said before: not more than can be read, and without our secret
-    /// should it repeat it.
+    /// The error of a broker that refuses name, password or token, with what it said before.
     pub fn refused(&self, message: Option<String>) -> SaslError {
+        SaslError::Refused { mechanism: self.mechanism, message: self.words(message) }
+    }
+
+    /// The error of a broker that ended the exchange otherwise.
+    pub fn failed(&self, message: Option<String>) -> SaslError {
+        SaslError::Failed { mechanism: self.mechanism, message: self.words(message) }
+    }
+
+    /// What the broker said, not more than can be read, and without our secret should it repeat it.
+    fn words(&self, message: Option<String>) -> String {
         let mut message = message.unwrap_or_default();
         if let State::TokenRefused(why) = &self.state
             && !why.is_empty()
@@ -213,14 +230,25 @@ impl Exchange {
         if !secret.is_empty() {
             message = message.replace(secret, "***");
         }
-        let message = message.chars().take(SAID_MAX).collect();
-        SaslError::Refused { mechanism: self.mechanism, message }
+        message.chars().take(SAID_MAX).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kafka::connection::ConnectionError;
+
+    #[test]
+    fn a_broker_that_could_not_look_has_not_refused() {
+        let credentials = Credentials::Plain { user: "tim".into(), password: Secret::new("hunter2") };
+        let (exchange, _) = Exchange::begin(&credentials, None, "").unwrap();
+        let peer = std::net::SocketAddr::from(([127, 0, 0, 1], 9092));
+        let pause = |source| ConnectionError::Sasl { peer, source }.refusal();
+        assert!(pause(exchange.refused(None)).is_some());
+        assert_eq!(pause(exchange.failed(Some("hunter2 is not looked up".into()))), None);
+        assert!(!exchange.failed(Some("hunter2".into())).to_string().contains("hunter2"));
+    }
 
     #[test]
     fn plain_says_all_at_once() {

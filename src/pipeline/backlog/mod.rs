@@ -247,7 +247,7 @@ pub struct Backlog {
 
 /// A route that has not moved for this long does not count among those that share what may be in flight.
 const STUCK_AFTER: Duration = Duration::from_secs(1);
-/// So long a route that could be live waits for a disk that failed: the spool is opened again every second.
+/// So long a route that could be live waits for a disk that failed: that is opened again after a second at first.
 const UNSURE_FOR: Duration = Duration::from_secs(3);
 
 impl Backlog {

@@ -1,5 +1,5 @@
-//! A disk that failed: the spool is stopped, and is opened again every second until that succeeds, whether or not anybody asks. Until
-//! then a segment may hold frames of an append that failed. Nobody has their numbers, their messages may go to Kafka another way
+//! A disk that failed: the spool is stopped, and is opened again after a second, then less and less often until that succeeds, whether
+//! or not anybody asks. Until then a segment may hold frames of an append that failed. Nobody has their numbers, their messages may go to Kafka another way
 //! meanwhile, and a process that starts would take them for a backlog: opening again cuts them.
 
 use std::time::{Duration, Instant};
@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 use log::{error, warn};
 
 use super::{NotKept, SpoolReply, SpoolThread, tell};
+use crate::clock;
 use crate::error::chain;
 use crate::spool::{Assignment, SpoolError};
 
-/// A spool that is stopped is opened again this often, and a release that could not be written is tried again.
-pub(super) const REOPEN_EVERY: Duration = Duration::from_secs(1);
+/// A spool that is stopped is opened again after this long. Each attempt that fails doubles it, and it counts from the end of that: an
+/// attempt may take long, nothing else is answered meanwhile, and it writes.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+const REOPEN_AFTER_MAX: Duration = Duration::from_secs(10);
 
 /// A spool that is stopped.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +23,8 @@ pub(super) struct Stopped {
     since: Instant,
     /// When it is to be opened again.
     pub retry_at: Instant,
-    /// That was tried since, and failed.
-    tried: bool,
+    /// How long it waits for that; more than [`REOPEN_AFTER`] if it was tried since, and failed.
+    pause: Duration,
 }
 
 impl SpoolThread {
@@ -30,8 +33,9 @@ impl SpoolThread {
         if self.stopped.is_none() {
             error!("{}: nothing more is acknowledged by it until it is opened again", chain(error));
         }
-        let (since, tried) = self.stopped.map_or((now, false), |stopped| (stopped.since, stopped.tried));
-        self.stopped = Some(Stopped { since, retry_at: now + REOPEN_EVERY, tried });
+        let (since, pause) =
+            self.stopped.map_or((now, REOPEN_AFTER), |stopped| (stopped.since, stopped.pause));
+        self.stopped = Some(Stopped { since, retry_at: now + pause, pause });
     }
 
     /// Opens the spool again if it was stopped and that is due.
@@ -40,6 +44,7 @@ impl SpoolThread {
         if now < stopped.retry_at {
             return Err(NotKept::Stopped);
         }
+        let begin = clock::now();
         match self.store.reopen() {
             Ok(report) => {
                 let took = now.saturating_duration_since(stopped.since);
@@ -52,11 +57,21 @@ impl SpoolThread {
             }
             Err(_) => {
                 // Told when it stopped; the next attempt says nothing new.
-                let retry_at = now + REOPEN_EVERY;
-                self.stopped = Some(Stopped { retry_at, tried: true, ..stopped });
+                let pause = (stopped.pause * 2).min(REOPEN_AFTER_MAX);
+                self.stopped = Some(Stopped { retry_at: now + begin.elapsed() + pause, pause, ..stopped });
                 Err(NotKept::Stopped)
             }
         }
+    }
+
+    /// The last attempt of this process: what was not confirmed must not be found by the next.
+    pub(super) fn reopen_at_the_end(&mut self, now: Instant) {
+        self.stopped.iter_mut().for_each(|stopped| stopped.retry_at = now);
+        let _ = self.working(now);
+    }
+
+    fn is_untried(&self) -> bool {
+        self.stopped.is_some_and(|stopped| stopped.pause == REOPEN_AFTER)
     }
 
     /// Keeps identities. A spool that has just stopped is opened again once before it is said that they are not kept: that answer lets
@@ -68,7 +83,7 @@ impl SpoolThread {
         now: Instant,
     ) -> Option<SpoolReply> {
         let result = self.try_keep(&assignments, now);
-        if result == Err(NotKept::Stopped) && self.stopped.is_some_and(|stopped| !stopped.tried) {
+        if result == Err(NotKept::Stopped) && self.is_untried() {
             self.keep_later = Some((ticket, assignments));
             return None;
         }
@@ -83,7 +98,7 @@ impl SpoolThread {
     /// Opens the spool again if that is due, and answers who waited for that.
     pub(super) fn reopen_if_due(&mut self, now: Instant) -> Option<SpoolReply> {
         let _ = self.working(now);
-        let untried = self.stopped.is_some_and(|stopped| !stopped.tried);
+        let untried = self.is_untried();
         let (ticket, assignments) = self.keep_later.take_if(|_| !untried)?;
         Some(SpoolReply::Kept { ticket, result: self.try_keep(&assignments, now) })
     }
