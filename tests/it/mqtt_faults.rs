@@ -471,10 +471,12 @@ fn whatever_comes_up_last_messages_flow_within_seconds() {
     for mqtt_first in [true, false] {
         let (idle, kafka) = brokers();
         let address = dead_address();
+        let (host, port) = address.split_once(':').unwrap();
         kafka.stop(1);
         let mut gateway = Setup::new(&idle, &kafka)
             .wildcards("a/#:t")
-            .set("MQTT_BROKER_PORT", address.rsplit(':').next().unwrap())
+            .set("MQTT_BROKER_URL", host)
+            .set("MQTT_BROKER_PORT", port)
             .start();
         gateway.wait_for_log("WARN", &["MQTT"]);
         wait::holds(Duration::from_secs(2), "it stays up with everything down", || {

@@ -12,6 +12,8 @@ use tidegate::spool::{
     Assignment, DiskSpool, FrameId, Given, Identity, NewFrame, Options, Report, SpoolError, Store,
 };
 
+use crate::support::wait;
+
 const KILLS: u64 = 200;
 
 /// The program that is killed, built if only this test was.
@@ -32,8 +34,12 @@ fn options() -> Options {
     Options { segment_bytes: 16 * 1024, free_bytes_min: 0, ..Options::default() }
 }
 
+/// A process that another test is starting holds what was locked here until it runs its own program.
 fn open(directory: &Path) -> Result<(DiskSpool, Report), SpoolError> {
-    DiskSpool::open(Arc::new(StdFs), directory, options())
+    wait::until("the spool is free", || match DiskSpool::open(Arc::new(StdFs), directory, options()) {
+        Err(SpoolError::Locked(_)) => Err("locked"),
+        opened => Ok(opened),
+    })
 }
 
 fn all(spool: &mut DiskSpool) -> BTreeSet<u64> {

@@ -485,8 +485,9 @@ impl Drop for Cluster {
     }
 }
 
-/// A port of loopback where nobody listens.
+/// An address of loopback where nobody listens, and that no other test is given meanwhile: they are all at 127.0.0.1.
 pub fn dead_address() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let host = std::net::Ipv4Addr::new(127, fastrand::u8(1..), fastrand::u8(..), fastrand::u8(1..255));
+    let listener = TcpListener::bind((host, 0)).expect("loopback has a free port");
     listener.local_addr().unwrap().to_string()
 }

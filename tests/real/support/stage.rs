@@ -35,10 +35,12 @@ pub fn root() -> &'static Path {
     })
 }
 
-/// `count` different ports that are free at this moment.
+/// `count` different ports that are free at this moment. They lie below those that the system gives to outgoing connections (from 32768),
+/// one of which could have the port of a broker that is down for a while.
 pub fn free_ports(count: usize) -> Vec<u16> {
-    let sockets: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    let free = || TcpListener::bind(("127.0.0.1", fastrand::u16(15_000..32_000))).ok();
+    let sockets: Vec<TcpListener> = std::iter::repeat_with(free).take(10_000).flatten().take(count).collect();
+    assert_eq!(sockets.len(), count, "free ports between 15000 and 32000");
     sockets.iter().map(|socket| socket.local_addr().expect("a bound socket has an address").port()).collect()
 }
 
