@@ -157,6 +157,13 @@ pub fn is_writable_dir(path: &Path) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Resident memory of this process, bytes; None where the system does not tell it.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 /// The operating system's files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct StdFs;

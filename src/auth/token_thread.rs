@@ -11,6 +11,7 @@ use super::{Shared, Token, TokenOptions, endpoint};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::error::chain;
+use crate::observe::heartbeat::Heartbeat;
 use crate::thread::{self, Ending};
 
 /// A token is refreshed when this part of its life is over, in hundredths: the rest is for an endpoint that is away.
@@ -25,10 +26,10 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(5);
 /// The same failure is told again after this time.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-pub(super) fn start(options: TokenOptions, shared: Arc<Shared>) -> io::Result<()> {
+pub(super) fn start(options: TokenOptions, shared: Arc<Shared>, heartbeat: Heartbeat) -> io::Result<()> {
     let at_end = Arc::clone(&shared);
     let work = move || {
-        run(&options, &shared);
+        run(&options, &shared, &heartbeat);
         Ok(())
     };
     // Not joined: it may sit in a request, and nobody waits for a token at the end.
@@ -42,11 +43,12 @@ pub(super) fn start(options: TokenOptions, shared: Arc<Shared>) -> io::Result<()
     Ok(())
 }
 
-fn run(options: &TokenOptions, shared: &Shared) {
+fn run(options: &TokenOptions, shared: &Shared, heartbeat: &Heartbeat) {
     let mut schedule = Schedule::new();
     let mut telling = Telling::default();
     let mut serial = 0;
-    while wait_until_due(&mut schedule, shared) {
+    while wait_until_due(&mut schedule, shared, heartbeat) {
+        heartbeat.works(options.timeout, clock::now());
         match endpoint::fetch(options, clock::unix_ms().div_euclid(1000)) {
             Ok(fetched) => {
                 let now = clock::now();
@@ -72,7 +74,7 @@ fn run(options: &TokenOptions, shared: &Shared) {
 }
 
 /// False when nobody wants tokens any more.
-fn wait_until_due(schedule: &mut Schedule, shared: &Shared) -> bool {
+fn wait_until_due(schedule: &mut Schedule, shared: &Shared, heartbeat: &Heartbeat) -> bool {
     let mut state = shared.lock();
     loop {
         if state.over {
@@ -89,7 +91,7 @@ fn wait_until_due(schedule: &mut Schedule, shared: &Shared) -> bool {
         if left.is_zero() {
             return true;
         }
-        let waited = shared.changed.wait_timeout(state, left);
+        let waited = shared.changed.wait_timeout(state, heartbeat.waits(Some(left), now));
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 }

@@ -18,6 +18,7 @@ use tidegate::kafka::client::{Client, ClientError, ClientOptions, FetchPosition}
 use tidegate::kafka::connection::{ConnectionOptions, Security};
 use tidegate::kafka::protocol::OffsetAt;
 use tidegate::kafka::record_batch::Record;
+use tidegate::observe::heartbeat::Heartbeats;
 use tidegate::thread;
 use tidegate::{clock, config};
 
@@ -214,7 +215,8 @@ fn read(
 fn security() -> Result<Security, String> {
     let variables = config::gather(None).map_err(|error| error.to_string())?;
     let security = config::kafka_security(&variables).map_err(|error| error.to_string())?;
-    assemble::security(&security).map_err(|error| format!("the token thread: {error}"))
+    assemble::security(&security, &Heartbeats::new(None, clock::now()))
+        .map_err(|error| format!("the token thread: {error}"))
 }
 
 fn run() -> Result<bool, String> {

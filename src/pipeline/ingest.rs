@@ -35,6 +35,7 @@ use crate::mqtt::session::{Session, SessionError, SessionOptions};
 use crate::mqtt::transport::{self, ConnectError, Connection, Endpoint, ReadOutcome, Ready};
 use crate::mqtt::waker::Waker;
 use crate::observe::counters::MqttCounters;
+use crate::observe::heartbeat::Heartbeat;
 use crate::thread;
 
 /// First and longest pause between attempts: what came up last is found within the longest.
@@ -82,6 +83,8 @@ pub struct Ingest {
     pub waker: Waker,
     /// What is counted.
     pub counters: Arc<MqttCounters>,
+    /// That it goes round.
+    pub heartbeat: Heartbeat,
 }
 
 /// The way to the spool and back, for releases of QoS 2.
@@ -240,7 +243,8 @@ impl State {
                 (Some((connection, read, write)), self.session.deadline().map(until))
             }
         };
-        transport::wait(&self.ingest.waker, connection, timeout)
+        let timeout = self.ingest.heartbeat.waits(timeout, now);
+        transport::wait(&self.ingest.waker, connection, Some(timeout))
     }
 
     fn take_settled(&mut self) {

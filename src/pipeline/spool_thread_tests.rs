@@ -9,7 +9,13 @@ use super::unreadable::UNREADABLE_FOR;
 use super::*;
 use crate::fs::Filesystem;
 use crate::fs::simulation::MemFs;
-use crate::spool::{DiskSpool, Options, segment};
+use crate::observe::heartbeat::Heartbeats;
+use crate::spool::{Assignment, DiskSpool, Identity, Options, segment};
+
+fn watched() -> Watched {
+    let heartbeat = Heartbeats::new(None, clock::now()).join("spool", clock::now());
+    Watched { counters: Arc::default(), heartbeat, disk_limit: disk_limit(8 << 20) }
+}
 
 const DIRECTORY: &str = "/spool";
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,7 +50,7 @@ fn thread(fs: &MemFs) -> SpoolThread {
     }
     drop(spool);
     let (requests, replies) = (bounded(1).1, bounded(1).0);
-    SpoolThread::new(Box::new(open()), requests, replies, None)
+    SpoolThread::new(Box::new(open()), requests, replies, None, watched())
 }
 
 /// The frames that a route gets behind this one.

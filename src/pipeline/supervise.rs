@@ -9,9 +9,10 @@
 //! second signal, unless it comes with the first, shortens the deadline to now.
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{error, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,6 +22,8 @@ use super::ingest::IngestControl;
 use super::publish::PublishControl;
 use crate::clock;
 use crate::mqtt::waker::Waker;
+use crate::observe::Observed;
+use crate::observe::heartbeat::Heartbeat;
 use crate::thread::{self, Ending};
 
 /// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT: longer than it takes
@@ -67,6 +70,8 @@ pub struct Supervisor {
     timeout: Duration,
     stopping_since: Option<Instant>,
     failure: Option<PipelineError>,
+    observed: Observed,
+    heartbeat: Heartbeat,
 }
 
 impl Supervisor {
@@ -74,7 +79,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// The handlers cannot be installed, or their thread cannot be started.
-    pub fn start(timeout: Duration) -> io::Result<Self> {
+    pub fn start(timeout: Duration, observed: Observed) -> io::Result<Self> {
         let (events_to_give, events) = bounded(EVENTS_CAPACITY);
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let to_give = events_to_give.clone();
@@ -94,6 +99,8 @@ impl Supervisor {
             timeout,
             stopping_since: None,
             failure: None,
+            heartbeat: observed.heartbeats.join("main", clock::now()),
+            observed,
         })
     }
 
@@ -124,11 +131,13 @@ impl Supervisor {
         ingest_waker: &Waker,
         publish: &Sender<PublishControl>,
     ) -> Result<(), PipelineError> {
-        match self.events.recv() {
-            Ok(Event::Signal(signal)) => info!("{}: stopping", signal_name(signal)),
-            Ok(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
-            Err(_) => return Ok(()), // Never: this thread holds a sender.
+        // Never without an event: this thread holds a sender.
+        match self.next_event(None) {
+            Some(Event::Signal(signal)) => info!("{}: stopping", signal_name(signal)),
+            Some(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
+            None => return Ok(()),
         }
+        self.observed.stopping.store(true, Relaxed);
         let stopping_since = clock::now();
         self.stopping_since = Some(stopping_since);
         let stop_by = stopping_since + self.timeout;
@@ -145,18 +154,31 @@ impl Supervisor {
         self.end()
     }
 
+    /// Waits for an event until that time, or for as long as it takes. None: the time is over.
+    fn next_event(&self, until: Option<Instant>) -> Option<Event> {
+        loop {
+            let now = clock::now();
+            let left = until.map(|until| until.saturating_duration_since(now));
+            match self.events.recv_timeout(self.heartbeat.waits(left, now)) {
+                Ok(event) => return Some(event),
+                Err(RecvTimeoutError::Timeout) if until.is_none_or(|until| clock::now() < until) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
     /// Waits until `which` has ended or the time is over. A second signal ends the waiting for Kafka.
     fn wait_for(&mut self, which: Thread, until: Instant, publish: &Sender<PublishControl>) {
         while self.running.contains(&which) {
-            match self.events.recv_deadline(until) {
-                Ok(Event::Signal(_)) if self.stopping_since.is_some_and(|at| at.elapsed() < SAME_WISH) => {}
-                Ok(Event::Signal(signal)) => {
+            match self.next_event(Some(until)) {
+                Some(Event::Signal(_)) if self.stopping_since.is_some_and(|at| at.elapsed() < SAME_WISH) => {}
+                Some(Event::Signal(signal)) => {
                     warn!("{} again: stopping now", signal_name(signal));
                     let _ = publish.try_send(PublishControl::StopBy(clock::now()));
                 }
-                Ok(Event::Ended(thread, Ending::Done)) => self.running.retain(|running| *running != thread),
-                Ok(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
-                Err(_) => return,
+                Some(Event::Ended(thread, Ending::Done)) => self.running.retain(|running| *running != thread),
+                Some(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
+                None => return,
             }
         }
     }

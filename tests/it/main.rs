@@ -18,6 +18,7 @@ mod chaos;
 mod dead_letter;
 mod exactly_once;
 mod footprint;
+mod http;
 mod kafka_faults;
 mod kafka_outages;
 mod mqtt_5;

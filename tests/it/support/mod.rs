@@ -5,6 +5,7 @@
 pub mod certificates;
 #[cfg(feature = "tls")]
 pub mod guard;
+pub mod http;
 pub mod kafka_broker;
 pub mod kafka_log;
 mod kafka_read;

@@ -42,6 +42,7 @@ impl Setup {
             .set("SHUTDOWN_TIMEOUT_SEC", "5")
             .set("DB_PERSIST_PATH", "spool")
             .set("SPOOL_MIN_FREE_BYTES", "0")
+            .set("HTTP_LISTEN", "off")
             .set("SPOOL_AFTER_MS", "3600000")
     }
 
@@ -206,6 +207,11 @@ impl Gateway {
         wait::holds(SPAN, "the gateway runs", || if self.is_running() { Ok(()) } else { Err("ended") });
         let used = self.processor_time().saturating_sub(before);
         assert!(used < SPAN / 20, "{what}: {used:?} of processor time in {SPAN:?}");
+    }
+
+    /// Files and sockets that are open now.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// Resident memory now, bytes.
