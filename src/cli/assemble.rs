@@ -30,9 +30,11 @@ use crate::observe::Observed;
 use crate::observe::heartbeat::Heartbeats;
 use crate::observe::http::{Pages, Server};
 use crate::observe::pages::page;
+use crate::observe::systemd::Notifier;
 use crate::pipeline::backlog::BacklogOptions;
 use crate::pipeline::publish::PublishOptions;
 use crate::pipeline::record::HeaderChoice;
+use crate::pipeline::spool_thread::disk_limit;
 use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOptions};
 use crate::route::{Router, Rules};
 use crate::spool::{self, DiskSpool, MemorySpool, SpoolError, Store};
@@ -71,12 +73,17 @@ pub enum StartError {
 /// # Errors
 /// See [`StartError`] and [`pipeline::PipelineError`].
 pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
-    let heartbeats = Heartbeats::new(None, clock::now());
+    let service = config::service();
+    let heartbeats = Heartbeats::new(service.watchdog, clock::now());
     let observed = Observed::new(heartbeats.clone(), config.spool.bytes_max, clock::now());
     // First: who asks is answered also while a large spool is opened.
     if let Some(address) = config.run.http_listen {
         serve(address, observed.clone())?;
     }
+    let notifier = service.notifies.then(|| {
+        let limit = disk_limit(config.spool.segment_bytes.into());
+        Notifier::start(observed.clone(), service.watchdog, limit, sd_notify::notify, clock::now())
+    });
     let spool = open_spool(&config.spool)?;
     let publish = PublishOptions {
         headers: HeaderChoice {
@@ -104,6 +111,7 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
         spool,
         shutdown_timeout: config.run.shutdown_timeout,
         observed,
+        notifier,
     };
     info!(
         "tidegate {}: MQTT {} as {:?}, {} filters; Kafka {} by {}",

@@ -21,6 +21,7 @@ use log::warn;
 use crate::config::{self, Config, ConfigErrors, document};
 use crate::error::chain;
 use crate::observe;
+use crate::observe::log::Style;
 use crate::route::{Router, Rules};
 
 pub use self::health::UnwellError;
@@ -150,7 +151,10 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>, hooks: &Hooks<'_>) -
         // `tidegate route ... | head` closes our output: that is no failure worth a message.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "tidegate: {}", safe_lines(&chain(&error)));
+            let head = Style::of_stderr(config::service().journal).of_the_end();
+            for line in format!("tidegate: {}", safe_lines(&chain(&error))).lines() {
+                let _ = writeln!(io::stderr(), "{head}{line}");
+            }
             error.exit_code()
         }
     }
@@ -183,7 +187,8 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
     let config = Config::load(cli.env_file.as_deref())?;
     match command {
         Command::Run => {
-            observe::log::init(config.run.log_level.filter())?;
+            let style = Style::of_stderr(config::service().journal);
+            observe::log::init(config.run.log_level.filter(), style)?;
             let router = Router::new(config.routes.rules.clone());
             for warning in warnings(&config, &router) {
                 warn!("{warning}");

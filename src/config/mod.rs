@@ -12,6 +12,7 @@
 pub mod document;
 mod error;
 mod parse;
+mod service;
 mod source;
 pub mod variables;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 pub use error::{ConfigErrors, Problem};
 use log::LevelFilter;
+pub use service::{Service, service};
 pub use source::Variables;
 
 use crate::auth::TokenOptions;

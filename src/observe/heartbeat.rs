@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// An idle thread wakes up this often, to show that it can: four threads make one wake-up a second, which is 0.01 % of a core.
 pub const EVERY: Duration = Duration::from_secs(5);
+/// No thread wakes up more often for it, however short a watchdog's time is.
+const EVERY_MIN: Duration = Duration::from_millis(20);
 /// A turn of a loop takes milliseconds; so much late may a loaded board or one that swaps make it.
 pub const GRACE: Duration = Duration::from_secs(10);
 
@@ -78,7 +80,7 @@ impl Heartbeats {
     pub fn new(watchdog: Option<Duration>, now: Instant) -> Heartbeats {
         let (mut every, mut grace) = (EVERY, GRACE);
         if let Some(watchdog) = watchdog {
-            every = every.min(watchdog / 8);
+            every = every.min(watchdog / 8).max(EVERY_MIN);
             grace = grace.min(watchdog / 4);
         }
         Heartbeats { shared: Arc::new(Shared { origin: now, every, grace, beats: Mutex::default() }) }

@@ -1,4 +1,4 @@
-//! What the gateway tells about itself: the log, counters, heartbeats, and what is made of them for those who ask by HTTP.
+//! What the gateway tells about itself: the log, counters, heartbeats, and what is made of them for those who ask by HTTP and for systemd.
 
 pub mod counters;
 pub mod heartbeat;
@@ -6,6 +6,7 @@ pub mod http;
 pub mod log;
 pub mod metrics;
 pub mod pages;
+pub mod systemd;
 pub mod throttle;
 
 use std::sync::Arc;

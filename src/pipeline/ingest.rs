@@ -85,6 +85,8 @@ pub struct Ingest {
     pub counters: Arc<MqttCounters>,
     /// That it goes round.
     pub heartbeat: Heartbeat,
+    /// Told when the subscriptions are accepted or refused; a hint, which is left out where it cannot be given.
+    pub subscribed: Sender<()>,
 }
 
 /// The way to the spool and back, for releases of QoS 2.

@@ -49,6 +49,7 @@ fn start(port: u16) -> Gateway {
         control: control_out,
         waker: waker.clone(),
         counters: Arc::clone(&counters),
+        subscribed: bounded(1).0,
         heartbeat: Heartbeats::new(None, clock::now()).join("ingest", clock::now()),
     };
     let thread = std::thread::spawn(move || ingest.run());

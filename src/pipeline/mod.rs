@@ -26,6 +26,7 @@ pub mod spool_thread;
 pub mod supervise;
 pub mod waiting;
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -39,6 +40,7 @@ use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
 use crate::mqtt::waker::Waker;
 use crate::observe::Observed;
+use crate::observe::systemd::Notifier;
 use crate::spool::Store;
 
 /// Most messages of any QoS in hand: 70 ms of a full-speed load, and 2 MB at 200 bytes a message.
@@ -62,6 +64,8 @@ pub struct PipelineOptions {
     pub shutdown_timeout: Duration,
     /// Where all threads tell what they do.
     pub observed: Observed,
+    /// Tells the service manager; None: there is none.
+    pub notifier: Option<Notifier>,
 }
 
 /// Why the gateway ended though nobody asked it to.
@@ -105,10 +109,11 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
     let (publish_orders, publish_control) = bounded(CONTROL_CAPACITY);
     let waker = Waker::new().map_err(started("wake-up descriptor"))?;
     let observed = options.observed;
+    observed.spool.open.store(true, Relaxed);
     let heartbeat = |thread: Thread| observed.heartbeats.join(thread.name(), clock::now());
 
-    let mut supervisor =
-        Supervisor::start(options.shutdown_timeout, observed.clone()).map_err(started("signal handler"))?;
+    let mut supervisor = Supervisor::start(options.shutdown_timeout, observed.clone(), options.notifier)
+        .map_err(started("signal handler"))?;
     let (spool, spool_requests) = bounded(spool_thread::CHANNEL_CAPACITY);
     let (spool_replies_to_give, spool_replies) = bounded(spool_thread::CHANNEL_CAPACITY);
     // Ingest has one batch of releases under way at a time.
@@ -146,6 +151,7 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
         control: ingest_control,
         waker: waker.clone(),
         counters: observed.mqtt.clone(),
+        subscribed: supervisor.changes(),
         heartbeat: heartbeat(Thread::Ingest),
     };
     supervisor.spawn(Thread::Ingest, move || ingest.run()).map_err(started("ingest thread"))?;

@@ -1,4 +1,4 @@
-//! Main's work while the gateway runs: signals, threads that end, and the orderly stop.
+//! Main's work while the gateway runs: signals, threads that end, the orderly stop, and what the service manager is told.
 //!
 //! ```text
 //! signal or failure -> ingest: stop reading -> publish: finish by the deadline -> ingest: last acknowledgements,
@@ -12,7 +12,7 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use log::{error, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -24,6 +24,7 @@ use crate::clock;
 use crate::mqtt::waker::Waker;
 use crate::observe::Observed;
 use crate::observe::heartbeat::Heartbeat;
+use crate::observe::systemd::Notifier;
 use crate::thread::{self, Ending};
 
 /// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT: longer than it takes
@@ -72,6 +73,10 @@ pub struct Supervisor {
     failure: Option<PipelineError>,
     observed: Observed,
     heartbeat: Heartbeat,
+    notifier: Option<Notifier>,
+    /// Something changed that the service manager waits for.
+    changes: Receiver<()>,
+    changes_to_give: Sender<()>,
 }
 
 impl Supervisor {
@@ -79,7 +84,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// The handlers cannot be installed, or their thread cannot be started.
-    pub fn start(timeout: Duration, observed: Observed) -> io::Result<Self> {
+    pub fn start(timeout: Duration, observed: Observed, notifier: Option<Notifier>) -> io::Result<Self> {
         let (events_to_give, events) = bounded(EVENTS_CAPACITY);
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let to_give = events_to_give.clone();
@@ -92,7 +97,12 @@ impl Supervisor {
         };
         // The listener lives as long as the process: nobody waits for it.
         thread::spawn("signals", listen, |_| {})?;
+        // One is enough: main looks at everything.
+        let (changes_to_give, changes) = bounded(1);
         Ok(Supervisor {
+            notifier,
+            changes,
+            changes_to_give,
             events,
             events_to_give,
             running: Vec::new(),
@@ -121,6 +131,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Where a thread says that something changed: try to send, and leave it where that cannot be.
+    pub fn changes(&self) -> Sender<()> {
+        self.changes_to_give.clone()
+    }
+
     /// Waits for a reason to stop, then stops everything in order.
     ///
     /// # Errors
@@ -138,6 +153,9 @@ impl Supervisor {
             None => return Ok(()),
         }
         self.observed.stopping.store(true, Relaxed);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.stopping(self.timeout + GRACE * 4);
+        }
         let stopping_since = clock::now();
         self.stopping_since = Some(stopping_since);
         let stop_by = stopping_since + self.timeout;
@@ -155,14 +173,24 @@ impl Supervisor {
     }
 
     /// Waits for an event until that time, or for as long as it takes. None: the time is over.
-    fn next_event(&self, until: Option<Instant>) -> Option<Event> {
+    fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
         loop {
             let now = clock::now();
-            let left = until.map(|until| until.saturating_duration_since(now));
-            match self.events.recv_timeout(self.heartbeat.waits(left, now)) {
-                Ok(event) => return Some(event),
-                Err(RecvTimeoutError::Timeout) if until.is_none_or(|until| clock::now() < until) => {}
-                Err(_) => return None,
+            if let Ok(event) = self.events.try_recv() {
+                return Some(event);
+            }
+            if until.is_some_and(|until| until <= now) {
+                return None;
+            }
+            // This thread is back: it must not find itself late.
+            self.heartbeat.works(Duration::ZERO, now);
+            let turn_at = self.notifier.as_mut().map(|notifier| notifier.turn(now));
+            let at = [until, turn_at].into_iter().flatten().min();
+            let wait = self.heartbeat.waits(at.map(|at| at.saturating_duration_since(now)), now);
+            select! {
+                recv(self.events) -> event => return event.ok(),
+                recv(self.changes) -> _ => {}
+                default(wait) => {}
             }
         }
     }

@@ -24,6 +24,7 @@ mod kafka_outages;
 mod mqtt_5;
 mod mqtt_faults;
 mod shutdown;
+mod systemd;
 
 #[cfg(feature = "tls")]
 mod secured;

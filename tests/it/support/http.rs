@@ -14,6 +14,18 @@ pub fn address(gateway: &Gateway) -> String {
     rest.split(": /").next().expect("a split has a first part").to_owned()
 }
 
+/// The same, in a log that the test reads itself.
+pub fn address_in(log: &mut impl std::io::BufRead) -> String {
+    let mut line = String::new();
+    while log.read_line(&mut line).expect("the log can be read") > 0 {
+        if let Some(rest) = line.split("HTTP on http://").nth(1) {
+            return rest.split(": /").next().expect("a split has a first part").to_owned();
+        }
+        line.clear();
+    }
+    panic!("the gateway ended before it listened")
+}
+
 /// A connection with a limit for everything, so that a test ends.
 pub fn connect(address: &str) -> TcpStream {
     let stream = TcpStream::connect(address).expect("the gateway listens");
