@@ -13,7 +13,8 @@
 use std::fmt::Debug;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::{Access, FlockOperation, access, flock, statvfs};
@@ -155,6 +156,22 @@ pub fn is_writable_dir(path: &Path) -> io::Result<bool> {
     let needed = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     access(path, needed).map_err(|error| reason("this user cannot read and write it", error.into()))?;
     Ok(true)
+}
+
+/// Device and inode of what a descriptor leads to.
+///
+/// # Errors
+/// The operating system's.
+pub fn identity_of(descriptor: impl AsFd) -> io::Result<(u64, u64)> {
+    let about = fs::File::from(descriptor.as_fd().try_clone_to_owned()?).metadata()?;
+    Ok((about.dev(), about.ino()))
+}
+
+/// Resident memory of this process, bytes; None where the system does not tell it.
+pub fn resident_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 /// The operating system's files.

@@ -26,6 +26,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::clock;
+use crate::observe::heartbeat::Heartbeats;
 use crate::secret::Secret;
 use crate::tls::NamedFile;
 
@@ -143,14 +144,14 @@ impl TokenSource {
         TokenSource { _owners: Arc::new(Owners(Arc::clone(&shared))), shared, patience }
     }
 
-    /// Starts the token thread and returns at once.
+    /// Starts the token thread and returns at once; by `heartbeats` it is seen whether the thread goes round.
     ///
     /// # Errors
     /// The operating system refuses a thread.
-    pub fn start(options: TokenOptions) -> io::Result<TokenSource> {
+    pub fn start(options: TokenOptions, heartbeats: &Heartbeats) -> io::Result<TokenSource> {
         let shared = Arc::new(Shared::default());
         let patience = options.timeout + MOMENT;
-        token_thread::start(options, Arc::clone(&shared))?;
+        token_thread::start(options, Arc::clone(&shared), heartbeats.join("token", clock::now()))?;
         Ok(TokenSource::over(shared, patience))
     }
 

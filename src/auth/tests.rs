@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 
 use super::*;
+use crate::observe::heartbeat::Heartbeats;
 
 fn options(url: &str) -> TokenOptions {
     TokenOptions {
@@ -20,7 +21,7 @@ fn options(url: &str) -> TokenOptions {
 fn who_waits_for_a_token_hears_why_there_is_none() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/token", listener.local_addr().unwrap());
-    let tokens = TokenSource::start(options(&url)).unwrap();
+    let tokens = TokenSource::start(options(&url), &Heartbeats::new(None, clock::now())).unwrap();
     let why = tokens.wait().unwrap_err();
     assert!(why.contains("did not answer within 0 s"), "{why}");
     assert!(tokens.current().is_none());

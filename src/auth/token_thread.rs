@@ -12,6 +12,7 @@ use super::{Shared, Token, TokenOptions};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::error::{chain, kind};
+use crate::observe::heartbeat::Heartbeat;
 use crate::thread::{self, Ending};
 
 /// A token is refreshed when this part of its life is over, in hundredths: the rest is for an endpoint that is away.
@@ -26,10 +27,10 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(5);
 /// The same failure is told again after this time.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-pub(super) fn start(options: TokenOptions, shared: Arc<Shared>) -> io::Result<()> {
+pub(super) fn start(options: TokenOptions, shared: Arc<Shared>, heartbeat: Heartbeat) -> io::Result<()> {
     let at_end = Arc::clone(&shared);
     let work = move || {
-        run(&options, &shared, &mut endpoint::fetch);
+        run(&options, &shared, &mut endpoint::fetch, &heartbeat);
         Ok(())
     };
     // Not joined: it may sit in a request, and nobody waits for a token at the end.
@@ -46,13 +47,14 @@ pub(super) fn start(options: TokenOptions, shared: Arc<Shared>) -> io::Result<()
 /// How a token is got: what the endpoint says to these options and the wall clock in seconds.
 type Fetch<'a> = &'a mut dyn FnMut(&TokenOptions, i64) -> Result<Fetched, FetchError>;
 
-fn run(options: &TokenOptions, shared: &Shared, fetch: Fetch<'_>) {
+fn run(options: &TokenOptions, shared: &Shared, fetch: Fetch<'_>, heartbeat: &Heartbeat) {
     let mut schedule = Schedule::new();
     let mut telling = Telling::default();
     let mut serials = 1..;
-    while wait_until_due(&mut schedule, shared) {
+    while wait_until_due(&mut schedule, shared, heartbeat) {
         // Its life has begun when the answer comes, at the latest when it was asked for.
         let asked_at = clock::now();
+        heartbeat.works(options.timeout, asked_at);
         // A panic in here must not be the end of all tokens: it counts as a try that failed.
         let fetched = thread::contain(|| fetch(options, clock::unix_ms().div_euclid(1000)))
             .unwrap_or_else(|what| Err(FetchError::Defect { what }));
@@ -84,7 +86,7 @@ fn run(options: &TokenOptions, shared: &Shared, fetch: Fetch<'_>) {
 }
 
 /// False when nobody wants tokens any more.
-fn wait_until_due(schedule: &mut Schedule, shared: &Shared) -> bool {
+fn wait_until_due(schedule: &mut Schedule, shared: &Shared, heartbeat: &Heartbeat) -> bool {
     let mut state = shared.lock();
     loop {
         if state.over {
@@ -101,7 +103,7 @@ fn wait_until_due(schedule: &mut Schedule, shared: &Shared) -> bool {
         if left.is_zero() {
             return true;
         }
-        let waited = shared.changed.wait_timeout(state, left);
+        let waited = shared.changed.wait_timeout(state, heartbeat.waits(Some(left), now));
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
     }
 }

@@ -3,6 +3,7 @@
 use super::*;
 use proptest::prelude::*;
 
+use crate::observe::heartbeat::Heartbeats;
 use crate::secret::Secret;
 
 #[test]
@@ -67,6 +68,10 @@ fn options() -> TokenOptions {
     }
 }
 
+fn heartbeat() -> Heartbeat {
+    Heartbeats::new(None, clock::now()).join("token", clock::now())
+}
+
 type Answer = Box<dyn FnOnce(&Shared) -> Result<Fetched, FetchError>>;
 
 /// Runs the thread's work here with these answers, one after the other; ends it behind the last.
@@ -74,11 +79,12 @@ fn run_with(answers: Vec<Answer>) -> Shared {
     let shared = Shared::default();
     let mut answers = answers.into_iter();
     let mut left = answers.len();
-    run(&options(), &shared, &mut |_, _| {
+    let mut fetch = |_: &TokenOptions, _| {
         left -= 1;
         shared.lock().over = left == 0;
         answers.next().unwrap()(&shared)
-    });
+    };
+    run(&options(), &shared, &mut fetch, &heartbeat());
     shared
 }
 
@@ -124,7 +130,7 @@ fn the_same_token_keeps_its_number() {
 fn a_life_begins_when_the_token_is_asked_for() {
     let mut answered = None;
     let shared = Shared::default();
-    run(&options(), &shared, &mut |_, _| {
+    let mut fetch = |_: &TokenOptions, _| {
         shared.lock().over = true;
         let asked = clock::now();
         while clock::now() < asked + Duration::from_millis(20) {
@@ -132,7 +138,8 @@ fn a_life_begins_when_the_token_is_asked_for() {
         }
         answered = Some(clock::now());
         token("t", Duration::from_secs(60))
-    });
+    };
+    run(&options(), &shared, &mut fetch, &heartbeat());
     let expires_at = shared.lock().token.as_ref().unwrap().expires_at();
     assert!(expires_at <= answered.unwrap() + Duration::from_secs(60) - Duration::from_millis(20));
 }

@@ -18,6 +18,7 @@ use tidegate::kafka::client::{Client, ClientError, ClientOptions, FetchPosition}
 use tidegate::kafka::connection::{ConnectionOptions, Security};
 use tidegate::kafka::protocol::OffsetAt;
 use tidegate::kafka::record_batch::Record;
+use tidegate::observe::heartbeat::Heartbeats;
 use tidegate::observe::log::one_line;
 use tidegate::thread;
 use tidegate::{clock, config};
@@ -239,7 +240,8 @@ fn security() -> Result<Security, String> {
     for warning in of_files.iter().chain(&of_values) {
         eprintln!("subscriber-kafka: warning: {}", one_line(warning));
     }
-    assemble::security(&security).map_err(|error| format!("the token thread: {error}"))
+    assemble::security(&security, &Heartbeats::new(None, clock::now()))
+        .map_err(|error| format!("the token thread: {error}"))
 }
 
 fn run() -> Result<bool, String> {

@@ -3,11 +3,12 @@
 
 use std::error::Error;
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{error, info, warn};
 
 use crate::auth::TokenSource;
 use crate::clock;
@@ -25,9 +26,15 @@ use crate::mqtt::codec::Version;
 use crate::mqtt::probe::probe;
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
+use crate::observe::Observed;
+use crate::observe::heartbeat::Heartbeats;
+use crate::observe::http::{Pages, Server};
+use crate::observe::pages::page;
+use crate::observe::systemd::Notifier;
 use crate::pipeline::backlog::BacklogOptions;
 use crate::pipeline::publish::PublishOptions;
 use crate::pipeline::record::HeaderChoice;
+use crate::pipeline::spool_thread::disk_limit;
 use crate::pipeline::{self, IN_HAND_BYTES_MAX, IN_HAND_MESSAGES_MAX, PipelineOptions};
 use crate::route::{Router, Rules};
 use crate::spool::{self, DiskSpool, MemorySpool, SpoolError, Store};
@@ -41,17 +48,42 @@ const KAFKA_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is read back may be a batch of the largest KAFKA_BATCH_BYTES, and a broker gives a whole batch however little is asked
 /// for. Everything else is smaller: metadata of ten thousand topics is a few MiB.
 const KAFKA_RESPONSE_BYTES_MAX: u32 = (64 + 1) * 1024 * 1024;
-/// How long a start waits for the spool of a process that is ending, and how often it looks.
+/// How long a start waits for the spool or the address of a process that is ending, and how often it looks.
 const LOCKED_FOR: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
 /// How long `check` waits for Kafka, beyond the wait for a token.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address of HTTP_LISTEN cannot be had: another process has it, or this machine has none such.
+    #[error("cannot listen on {address}: give HTTP_LISTEN another address, or `off`")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
 /// Runs the gateway.
 ///
 /// # Errors
-/// See [`pipeline::PipelineError`].
+/// See [`StartError`] and [`pipeline::PipelineError`].
 pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
+    let service = config::service();
+    let heartbeats = Heartbeats::new(service.watchdog, clock::now());
+    let observed = Observed::new(heartbeats.clone(), config.spool.bytes_max, clock::now());
+    // First: who asks is answered also while a large spool is opened.
+    if let Some(address) = config.run.http_listen {
+        serve(address, observed.clone())?;
+    }
+    let notifier = service.notifies.then(|| {
+        let limit = disk_limit(config.spool.segment_bytes.into());
+        Notifier::start(observed.clone(), service.watchdog, limit, sd_notify::notify, clock::now())
+    });
     let spool = open_spool(&config.spool)?;
     let publish = PublishOptions {
         headers: HeaderChoice {
@@ -64,7 +96,7 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
         },
         dead_letter_topic: config.routes.dead_letter_topic.clone(),
         producer: producer_options(&config.kafka),
-        connection: connection_options(&config.kafka)?,
+        connection: connection_options(&config.kafka, &heartbeats)?,
         backlog: backlog_options(&config, spool.as_ref()),
         router,
     };
@@ -78,6 +110,8 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
         publish,
         spool,
         shutdown_timeout: config.run.shutdown_timeout,
+        observed,
+        notifier,
     };
     info!(
         "tidegate {}: MQTT {} as {:?}, {} filters; Kafka {} by {}",
@@ -89,6 +123,34 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
         config.kafka.security.protocol.word()
     );
     Ok(pipeline::run(options)?)
+}
+
+/// Serves the pages for as long as the process lives. A fault there is no reason to stop the messages: probes notice it.
+fn serve(address: SocketAddr, observed: Observed) -> Result<(), Box<dyn Error>> {
+    let server = listen_when_free(address).map_err(|source| StartError::Listen { address, source })?;
+    info!("HTTP on http://{}: /metrics, /healthz, /readyz", server.address());
+    let pages: Pages = Box::new(move |path| page(&observed, path));
+    thread::spawn(
+        "http",
+        move || server.serve(&pages),
+        |ending| {
+            error!("the http thread ended ({ending:?}): nothing is served until a restart");
+        },
+    )?;
+    Ok(())
+}
+
+/// A process that was killed may hold its address for a moment longer than it lives.
+fn listen_when_free(address: SocketAddr) -> io::Result<Server> {
+    let until = clock::now() + LOCKED_FOR;
+    loop {
+        match Server::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < until => {
+                thread::pause(LOCK_AGAIN);
+            }
+            bound => return bound,
+        }
+    }
 }
 
 /// Connects to the MQTT broker as the gateway would, without disturbing a gateway that runs.
@@ -106,7 +168,8 @@ pub fn reach_mqtt(config: &Config) -> Result<String, String> {
 /// # Errors
 /// What keeps the cluster from being used, in words.
 pub fn reach_kafka(config: &Config) -> Result<String, String> {
-    let connection = connection_options(&config.kafka).map_err(|error| error.to_string())?;
+    let heartbeats = Heartbeats::new(None, clock::now());
+    let connection = connection_options(&config.kafka, &heartbeats).map_err(|error| error.to_string())?;
     let tokens = match &connection.security.sasl {
         Some(Credentials::OAuthBearer { tokens, .. }) => Some(tokens.clone()),
         _ => None,
@@ -264,27 +327,27 @@ fn bootstrap(kafka: &config::Kafka) -> Vec<(String, u16)> {
     kafka.brokers.iter().map(|broker| (broker.host.clone(), broker.port)).collect()
 }
 
-fn connection_options(kafka: &config::Kafka) -> io::Result<ConnectionOptions> {
+fn connection_options(kafka: &config::Kafka, heartbeats: &Heartbeats) -> io::Result<ConnectionOptions> {
     Ok(ConnectionOptions {
         client_id: KAFKA_CLIENT_ID.to_owned(),
         connect_timeout: KAFKA_CONNECT_TIMEOUT,
         response_max_bytes: KAFKA_RESPONSE_BYTES_MAX,
-        security: security(&kafka.security)?,
+        security: security(&kafka.security, heartbeats)?,
     })
 }
 
 /// What protects the connections to Kafka. With OAUTHBEARER this starts the token thread, which ends with the last
-/// connection's options.
+/// connection's options and is watched by `heartbeats`.
 ///
 /// # Errors
 /// The operating system refuses a thread.
-pub fn security(security: &config::KafkaSecurity) -> io::Result<Security> {
+pub fn security(security: &config::KafkaSecurity, heartbeats: &Heartbeats) -> io::Result<Security> {
     let sasl = match security.sasl.clone() {
         None => None,
         Some(KafkaSasl::Plain { user, password }) => Some(Credentials::Plain { user, password }),
         Some(KafkaSasl::Scram { hash, user, password }) => Some(Credentials::Scram { hash, user, password }),
         Some(KafkaSasl::OAuthBearer { token, extensions }) => {
-            Some(Credentials::OAuthBearer { tokens: TokenSource::start(token)?, extensions })
+            Some(Credentials::OAuthBearer { tokens: TokenSource::start(token, heartbeats)?, extensions })
         }
     };
     Ok(Security { tls: security.tls.clone(), sasl })

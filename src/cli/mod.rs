@@ -5,6 +5,7 @@
 
 pub mod assemble;
 mod check;
+mod health;
 mod route;
 mod spool;
 
@@ -17,11 +18,13 @@ use std::path::PathBuf;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use log::warn;
 
-use crate::config::{Config, ConfigErrors, document};
+use crate::config::{self, Config, ConfigErrors, document};
 use crate::error::chain;
 use crate::observe;
+use crate::observe::log::Style;
 use crate::route::{Router, Rules};
 
+pub use self::health::UnwellError;
 pub use self::spool::{LookError, SpoolCommand, SpoolDirectory};
 
 /// Pairs of overlapping rules that are named at start; the others are counted. Twenty can be read.
@@ -59,6 +62,12 @@ pub enum Command {
         #[command(subcommand)]
         command: SpoolCommand,
     },
+    /// Ask the gateway that runs on this machine how it is (HTTP_LISTEN): one line, exit code 0 or 1
+    Health {
+        /// Ask whether messages flow (/readyz), not only whether the process works (/healthz)
+        #[arg(long)]
+        ready: bool,
+    },
     /// Print the version
     Version,
 }
@@ -94,6 +103,9 @@ pub enum CliError {
     /// The spool cannot be read, or is damaged. Exit code 1.
     #[error(transparent)]
     Spool(#[from] LookError),
+    /// `health` heard that it is not well, or nothing at all. Exit code 1.
+    #[error(transparent)]
+    Unwell(#[from] UnwellError),
     /// The gateway ended by itself. Exit code 1.
     #[error("the gateway ended with an error")]
     Run(#[source] Box<dyn Error>),
@@ -139,7 +151,10 @@ pub fn start(arguments: impl IntoIterator<Item = OsString>, hooks: &Hooks<'_>) -
         // `tidegate route ... | head` closes our output: that is no failure worth a message.
         Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => 1,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "tidegate: {}", safe_lines(&chain(&error)));
+            let head = Style::of_stderr(config::service().journal).of_the_end();
+            for line in format!("tidegate: {}", safe_lines(&chain(&error))).lines() {
+                let _ = writeln!(io::stderr(), "{head}{line}");
+            }
             error.exit_code()
         }
     }
@@ -164,10 +179,16 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
     if let Command::Spool { command } = &command {
         return spool::spool(command, out);
     }
+    // Needs one variable only: a probe may not be allowed to read the secrets.
+    if let Command::Health { ready } = command {
+        let address = config::http_listen(cli.env_file.as_deref())?;
+        return health::health(address, ready, out);
+    }
     let config = Config::load(cli.env_file.as_deref())?;
     match command {
         Command::Run => {
-            observe::log::init(config.run.log_level.filter())?;
+            let style = Style::of_stderr(config::service().journal);
+            observe::log::init(config.run.log_level.filter(), style)?;
             let router = Router::new(config.routes.rules.clone());
             for warning in warnings(&config, &router) {
                 warn!("{warning}");
@@ -176,7 +197,7 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
         }
         Command::Check => check::check(&config, hooks, out),
         Command::Route { topics } => route::route(&config, &topics, out),
-        Command::Spool { .. } | Command::Version => Ok(()),
+        Command::Spool { .. } | Command::Health { .. } | Command::Version => Ok(()),
     }
 }
 

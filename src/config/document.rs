@@ -1,6 +1,6 @@
 //! The table of variables as text: for `--help` and for `docs/configuration.md`, so that neither can drift.
 
-use super::variables::{Group, Since, VARIABLES, Variable};
+use super::variables::{Group, VARIABLES, Variable};
 
 /// Width of the help text, columns.
 const WIDTH: usize = 100;
@@ -19,9 +19,6 @@ pub fn help() -> String {
             let mut meaning = variable.meaning.to_owned();
             if variable.secret {
                 meaning.push_str(&format!(" {}_FILE names a file to read it from.", variable.name));
-            }
-            if let Since::NotYet(why) = variable.since {
-                meaning.push_str(&format!(" Refused: {why}."));
             }
             wrap(&meaning, &mut text);
         }
@@ -54,10 +51,7 @@ pub fn markdown() -> String {
             group.title()
         ));
         for variable in of_group(group) {
-            let since = match variable.since {
-                Since::Version(version) => version.to_owned(),
-                Since::NotYet(why) => format!("refused: {why}"),
-            };
+            let since = variable.since;
             let file = if variable.secret {
                 format!(" Secret; {}_FILE reads it from a file.", variable.name)
             } else {

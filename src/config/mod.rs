@@ -7,22 +7,24 @@
 //! ```
 //!
 //! The only reader of the environment; it never changes it. Knows rules and topics (`route`) and what options others take, nothing of sessions
-//! or connections. Invariants: a [`Config`] is valid as a whole; no secret is in an error, a warning or debug output; a
-//! setting that is not supported yet is refused, never ignored.
+//! or connections. Invariants: a [`Config`] is valid as a whole; no secret is in an error, a warning or debug output.
 
 pub mod document;
 mod error;
 mod parse;
+mod service;
 mod source;
 pub mod variables;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use error::{ConfigErrors, Problem};
 use log::LevelFilter;
+pub use service::{Service, service};
 pub use source::Variables;
 
 use crate::auth::TokenOptions;
@@ -62,6 +64,8 @@ pub struct Run {
     pub log_level: LogLevel,
     /// SHUTDOWN_TIMEOUT_SEC.
     pub shutdown_timeout: Duration,
+    /// HTTP_LISTEN; None: off.
+    pub http_listen: Option<SocketAddr>,
 }
 
 /// RUN_MODE.
@@ -425,6 +429,17 @@ pub fn gather(env_file: Option<&Path>) -> Result<(Variables, Vec<String>), Confi
     let mut variables = source::process(&mut problems);
     let warnings = source::complete(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
     if problems.is_empty() { Ok((variables, warnings)) } else { Err(ConfigErrors(problems)) }
+}
+
+/// HTTP_LISTEN alone, read as [`Config::load`] reads it: for who asks a gateway, and may not read its secrets.
+///
+/// # Errors
+/// What could not be read, or is wrong with it.
+pub fn http_listen(env_file: Option<&Path>) -> Result<Option<SocketAddr>, ConfigErrors> {
+    let mut problems = Vec::new();
+    let mut variables = source::process(&mut problems);
+    source::add_files(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
+    if problems.is_empty() { parse::http_listen(&variables) } else { Err(ConfigErrors(problems)) }
 }
 
 /// How Kafka is talked to, by these variables, and what the user is to be warned of: for the clients.

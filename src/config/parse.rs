@@ -8,12 +8,13 @@ mod security;
 mod store;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(super) use self::mqtt::{BrokerUrl, parse_broker_url};
 use super::error::{ConfigErrors, Problem};
 use super::source::Variables;
-use super::variables::{self, Since, Standard, VARIABLES};
+use super::variables::{self, Standard};
 use super::{
     Acks, Compression, Config, Headers, HostPort, Kafka, KafkaSecurity, LogLevel, Routes, Run, RunMode,
 };
@@ -32,7 +33,6 @@ struct Reader<'a> {
 /// Validates variables. `problems` are those that were met while the variables were gathered.
 pub(super) fn validate(variables: &Variables, problems: Vec<Problem>) -> Result<Config, ConfigErrors> {
     let mut reader = Reader { variables, problems, warnings: Vec::new() };
-    reader.refuse_what_is_not_there_yet();
     reader.warn_of_misspelt_names();
     let run = reader.run();
     let mqtt = reader.mqtt();
@@ -56,6 +56,13 @@ pub(super) fn security(variables: &Variables) -> Result<(KafkaSecurity, Vec<Stri
         Some(security) if reader.problems.is_empty() => Ok((security, reader.warnings)),
         _ => Err(ConfigErrors(reader.problems)),
     }
+}
+
+/// What [`super::http_listen`] is about.
+pub(super) fn http_listen(variables: &Variables) -> Result<Option<SocketAddr>, ConfigErrors> {
+    let mut reader = Reader { variables, problems: Vec::new(), warnings: Vec::new() };
+    let address = reader.http_listen();
+    if reader.problems.is_empty() { Ok(address) } else { Err(ConfigErrors(reader.problems)) }
 }
 
 impl Reader<'_> {
@@ -128,16 +135,6 @@ impl Reader<'_> {
         None
     }
 
-    fn refuse_what_is_not_there_yet(&mut self) {
-        for variable in VARIABLES {
-            if let Since::NotYet(why) = variable.since
-                && self.raw(variable.name).is_some()
-            {
-                self.problem(variable.name, format!("it is not supported yet ({why}): leave it out"));
-            }
-        }
-    }
-
     fn warn_of_misspelt_names(&mut self) {
         let warn = |name: &String| {
             let meant = variables::suggestion(name)?;
@@ -162,7 +159,22 @@ impl Reader<'_> {
             mode: self.choice("RUN_MODE", &modes, &[]).unwrap_or(RunMode::Develop),
             log_level: self.choice("LOG_LVL", &levels, &[]).unwrap_or(LogLevel::Info),
             shutdown_timeout: self.seconds("SHUTDOWN_TIMEOUT_SEC", 1, 3600),
+            http_listen: self.http_listen(),
         }
+    }
+
+    /// An address and no name: a start must not wait for a name server.
+    fn http_listen(&mut self) -> Option<SocketAddr> {
+        let text = self.text("HTTP_LISTEN")?.to_ascii_lowercase();
+        if text == "off" {
+            return None;
+        }
+        let text = text.strip_prefix("localhost:").map_or(text.clone(), |port| format!("127.0.0.1:{port}"));
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.problem("HTTP_LISTEN", "expected ADDRESS:PORT (an IPv6 address in brackets), or off");
+        }
+        address
     }
 
     fn kafka(&mut self) -> Option<Kafka> {

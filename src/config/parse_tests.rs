@@ -267,9 +267,23 @@ fn the_bootstrap_list_takes_several_brokers_and_names_the_bad_ones() {
 }
 
 #[test]
-fn what_is_not_supported_yet_is_refused_and_never_ignored() {
-    let told = problem(&[("HTTP_LISTEN", "127.0.0.1:0")]);
-    assert!(told.starts_with("HTTP_LISTEN") && told.contains("not supported yet"), "{told}");
+fn http_is_on_loopback_unless_it_is_told_otherwise() {
+    let listen = |value| valid(&[("HTTP_LISTEN", value)]).run.http_listen.map(|address| address.to_string());
+    assert_eq!(listen("").as_deref(), Some("127.0.0.1:9464"), "empty is as not set");
+    assert_eq!(listen("Off"), None);
+    for (value, address) in [
+        ("localhost:9000", "127.0.0.1:9000"),
+        ("0.0.0.0:0", "0.0.0.0:0"),
+        (" [::]:9464 ", "[::]:9464"),
+        ("10.0.0.7:80", "10.0.0.7:80"),
+    ] {
+        assert_eq!(listen(value).as_deref(), Some(address), "{value}");
+    }
+    for value in ["9464", ":9464", "127.0.0.1", "::1:9464x", "gateway:9464", "127.0.0.1:65536", "on", "none"]
+    {
+        let told = problem(&[("HTTP_LISTEN", value)]);
+        assert!(told.contains(&format!("HTTP_LISTEN is \"{value}\": expected ADDRESS:PORT")), "{told}");
+    }
 }
 
 #[test]

@@ -43,6 +43,18 @@ pub(super) fn complete(
     dot_env: &Path,
     problems: &mut Vec<Problem>,
 ) -> Vec<String> {
+    let warnings = add_files(variables, env_file, dot_env, problems);
+    read_secrets(variables, problems);
+    warnings
+}
+
+/// The same without secrets that are in files of their own.
+pub(super) fn add_files(
+    variables: &mut Variables,
+    env_file: Option<&Path>,
+    dot_env: &Path,
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
     let mut warnings = Vec::new();
     let is_production =
         variables.get("RUN_MODE").is_some_and(|mode| mode.trim().eq_ignore_ascii_case("PRODUCTION"));
@@ -51,7 +63,6 @@ pub(super) fn complete(
         None if is_production => {}
         None => warnings.extend(add_file(dot_env, false, variables, problems)),
     }
-    read_secrets(variables, problems);
     warnings
 }
 

@@ -1,5 +1,4 @@
-//! The table of environment variables: the single source for `--help`, `docs/configuration.md`, the check for
-//! misspelt names, and what is refused because it is not there yet.
+//! The table of environment variables: the single source for `--help`, `docs/configuration.md` and the check for misspelt names.
 //!
 //! Knows nothing of parsing: what a value must look like is in `super::parse`.
 
@@ -16,8 +15,8 @@ pub struct Variable {
     pub default: Standard,
     /// Whether its value is never shown, and may be read from the file that NAME_FILE names.
     pub secret: bool,
-    /// The first version that has it, or why it is refused.
-    pub since: Since,
+    /// The first version of tidegate that has it.
+    pub since: &'static str,
 }
 
 /// What holds when a variable is not set.
@@ -40,15 +39,6 @@ impl Standard {
             Standard::Value(value) => value,
         }
     }
-}
-
-/// Since when a variable is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Since {
-    /// This version of tidegate.
-    Version(&'static str),
-    /// It is refused when set, with this reason: a setting is never ignored.
-    NotYet(&'static str),
 }
 
 /// Headings of the documentation, in their order.
@@ -82,24 +72,8 @@ impl Group {
     }
 }
 
-const NO_HTTP: &str = "the HTTP endpoint is not in this version";
-
-const fn variable(
-    group: Group,
-    name: &'static str,
-    default: Standard,
-    since: Since,
-    meaning: &'static str,
-) -> Variable {
-    Variable { name, group, meaning, default, secret: false, since }
-}
-
 const fn here(group: Group, name: &'static str, default: Standard, meaning: &'static str) -> Variable {
-    variable(group, name, default, Since::Version("0.1.0"), meaning)
-}
-
-const fn later(group: Group, name: &'static str, why: &'static str, meaning: &'static str) -> Variable {
-    variable(group, name, Standard::None, Since::NotYet(why), meaning)
+    Variable { name, group, meaning, default, secret: false, since: "0.1.0" }
 }
 
 const fn secret(variable: Variable) -> Variable {
@@ -129,7 +103,13 @@ pub const VARIABLES: &[Variable] = &[
         Value("10"),
         "How long a stop may take, seconds (1 to 3600). What Kafka has not acknowledged by then stays unacknowledged.",
     ),
-    later(General, "HTTP_LISTEN", NO_HTTP, "Address of /metrics, /healthz, /readyz and the status page."),
+    here(
+        General,
+        "HTTP_LISTEN",
+        Value("127.0.0.1:9464"),
+        "Address of /metrics, /healthz and /readyz, ADDRESS:PORT as 127.0.0.1:9464 or [::]:9464, or off. Port 0 is any free one, \
+         which the log tells. There is no authentication (docs/metrics.md).",
+    ),
     here(
         Mqtt,
         "MQTT_BROKER_URL",
@@ -498,6 +478,7 @@ mod tests {
             ("SPOOL_MAX_BYTE", "SPOOL_MAX_BYTES"),
             ("SPOOL_RESTORE_PER_SECS", "SPOOL_RESTORE_PER_SEC"),
             ("DB_PERSISTPATH", "DB_PERSIST_PATH"),
+            ("HTTP_LISTENS", "HTTP_LISTEN"),
         ] {
             assert_eq!(suggestion(wrong).as_deref(), Some(right), "{wrong}");
         }

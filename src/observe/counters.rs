@@ -68,12 +68,29 @@ pub struct PublishCounters {
     pub spooled: AtomicU64,
     /// Stored records that Kafka has acknowledged.
     pub restored: AtomicU64,
-    /// Bytes that the spool takes.
-    pub spool_bytes: AtomicU64,
     /// Records that SPOOL_FULL=drop-oldest gave up.
     pub given_up: AtomicU64,
     /// Messages of QoS 0 dropped because the spool was full.
     pub dropped_at_most_once: AtomicU64,
+    /// Connections to Kafka that are open, or being opened.
+    pub connections: AtomicU64,
+    /// A broker is connected and answers.
+    pub connected: AtomicBool,
+    /// Routes (Kafka topics) by how their messages travel.
+    pub routes: RouteCounters,
+}
+
+/// How many routes are in which mode (`pipeline::mode`).
+#[derive(Debug, Default)]
+pub struct RouteCounters {
+    /// Straight to Kafka.
+    pub live: AtomicU64,
+    /// To the spool: Kafka cannot take them now.
+    pub spooling: AtomicU64,
+    /// From the spool to Kafka, and new messages behind that.
+    pub draining: AtomicU64,
+    /// To the spool: Kafka refuses the topic, or it is missing.
+    pub parked: AtomicU64,
 }
 
 impl std::fmt::Display for PublishCounters {
@@ -95,4 +112,19 @@ impl std::fmt::Display for PublishCounters {
             self.dropped_at_most_once.load(Relaxed)
         )
     }
+}
+
+/// The spool; written by the spool thread.
+#[derive(Debug, Default)]
+pub struct SpoolCounters {
+    /// Bytes of all its files.
+    pub bytes: AtomicU64,
+    /// Records that Kafka does not have yet.
+    pub backlog_records: AtomicU64,
+    /// Bytes of their frames.
+    pub backlog_bytes: AtomicU64,
+    /// It is open: what is appended is kept.
+    pub open: AtomicBool,
+    /// Its limit is reached and appends are refused.
+    pub full: AtomicBool,
 }

@@ -35,6 +35,7 @@ use crate::mqtt::session::{Session, SessionError, SessionOptions};
 use crate::mqtt::transport::{self, ConnectError, Connection, Endpoint, ReadOutcome, Ready};
 use crate::mqtt::waker::Waker;
 use crate::observe::counters::MqttCounters;
+use crate::observe::heartbeat::Heartbeat;
 use crate::spool::Forget;
 use crate::thread;
 
@@ -83,6 +84,10 @@ pub struct Ingest {
     pub waker: Waker,
     /// What is counted.
     pub counters: Arc<MqttCounters>,
+    /// That it goes round.
+    pub heartbeat: Heartbeat,
+    /// Told when the subscriptions are accepted or refused; a hint, which is left out where it cannot be given.
+    pub subscribed: Sender<()>,
 }
 
 /// The way to the spool and back, for releases of QoS 2.
@@ -245,7 +250,8 @@ impl State {
                 (Some((connection, read, write)), self.session.deadline().map(until))
             }
         };
-        transport::wait(&self.ingest.waker, connection, timeout)
+        let timeout = self.ingest.heartbeat.waits(timeout, now);
+        transport::wait(&self.ingest.waker, connection, Some(timeout))
     }
 
     fn take_settled(&mut self) {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::message::Qos;
 use crate::mqtt::codec::Version;
+use crate::observe::heartbeat::Heartbeats;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -52,6 +53,8 @@ fn start_with(port: u16, releases: Option<ReleaseLine>) -> Gateway {
         control: control_out,
         waker: waker.clone(),
         counters: Arc::clone(&counters),
+        subscribed: bounded(1).0,
+        heartbeat: Heartbeats::new(None, clock::now()).join("ingest", clock::now()),
     };
     let thread = std::thread::spawn(move || ingest.run());
     Gateway { messages, settled, control, waker, counters, thread }

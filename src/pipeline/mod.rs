@@ -26,19 +26,21 @@ pub mod spool_thread;
 pub mod supervise;
 pub mod waiting;
 
-use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
 use self::ingest::{Ingest, ReleaseLine};
 use self::publish::{Publish, PublishChannels, PublishOptions};
-use self::spool_thread::{Released, SpoolThread};
+use self::spool_thread::{Released, SpoolThread, Watched};
 use self::supervise::{Supervisor, Thread};
+use crate::clock;
 use crate::mqtt::session::SessionOptions;
 use crate::mqtt::transport::Endpoint;
 use crate::mqtt::waker::Waker;
-use crate::observe::counters::{MqttCounters, PublishCounters};
+use crate::observe::Observed;
+use crate::observe::systemd::Notifier;
 use crate::spool::Store;
 
 /// Most messages of any QoS in hand: 70 ms of a full-speed load, and 2 MB at 200 bytes a message.
@@ -60,6 +62,10 @@ pub struct PipelineOptions {
     pub spool: Box<dyn Store>,
     /// How long an orderly stop may take.
     pub shutdown_timeout: Duration,
+    /// Where all threads tell what they do.
+    pub observed: Observed,
+    /// Tells the service manager; None: there is none.
+    pub notifier: Option<Notifier>,
 }
 
 /// Why the gateway ended though nobody asked it to.
@@ -102,10 +108,12 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
     let (ingest_orders, ingest_control) = bounded(CONTROL_CAPACITY);
     let (publish_orders, publish_control) = bounded(CONTROL_CAPACITY);
     let waker = Waker::new().map_err(started("wake-up descriptor"))?;
-    let mqtt_counters = Arc::new(MqttCounters::default());
-    let publish_counters = Arc::new(PublishCounters::default());
+    let observed = options.observed;
+    observed.spool.open.store(true, Relaxed);
+    let heartbeat = |thread: Thread| observed.heartbeats.join(thread.name(), clock::now());
 
-    let mut supervisor = Supervisor::start(options.shutdown_timeout).map_err(started("signal handler"))?;
+    let mut supervisor = Supervisor::start(options.shutdown_timeout, observed.clone(), options.notifier)
+        .map_err(started("signal handler"))?;
     let (spool, spool_requests) = bounded(spool_thread::CHANNEL_CAPACITY);
     let (spool_replies_to_give, spool_replies) = bounded(spool_thread::CHANNEL_CAPACITY);
     // Ingest has one batch of releases under way at a time.
@@ -113,7 +121,12 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
     let tells = options.session.hold_releases;
     let tells = tells.then(|| Released { answers: released_to_give, waker: waker.clone() });
     let releases = tells.is_some().then(|| ReleaseLine { requests: Some(spool.clone()), answers: released });
-    let store = SpoolThread::new(options.spool, spool_requests, spool_replies_to_give, tells);
+    let watched = Watched {
+        counters: observed.spool.clone(),
+        heartbeat: heartbeat(Thread::Spool),
+        disk_limit: spool_thread::disk_limit(options.publish.backlog.segment_bytes as u64),
+    };
+    let store = SpoolThread::new(options.spool, spool_requests, spool_replies_to_give, tells, watched);
     supervisor.spawn(Thread::Spool, move || store.run()).map_err(started("spool thread"))?;
     let publish = Publish::new(
         PublishChannels {
@@ -125,7 +138,8 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
             spool_replies,
         },
         options.publish,
-        publish_counters.clone(),
+        observed.publish.clone(),
+        heartbeat(Thread::Publish),
     );
     supervisor.spawn(Thread::Publish, move || publish.run()).map_err(started("publish thread"))?;
     let ingest = Ingest {
@@ -136,11 +150,13 @@ pub fn run(options: PipelineOptions) -> Result<(), PipelineError> {
         releases,
         control: ingest_control,
         waker: waker.clone(),
-        counters: mqtt_counters.clone(),
+        counters: observed.mqtt.clone(),
+        subscribed: supervisor.changes(),
+        heartbeat: heartbeat(Thread::Ingest),
     };
     supervisor.spawn(Thread::Ingest, move || ingest.run()).map_err(started("ingest thread"))?;
 
     let result = supervisor.watch(&ingest_orders, &waker, &publish_orders);
-    log::info!("{mqtt_counters}; {publish_counters}");
+    log::info!("{}; {}", observed.mqtt, observed.publish);
     result
 }

@@ -32,6 +32,7 @@ use crate::kafka::record_batch::RecordRef;
 use crate::message::{Body, Message, Settled};
 use crate::mqtt::waker::Waker;
 use crate::observe::counters::PublishCounters;
+use crate::observe::heartbeat::Heartbeat;
 use crate::route::{Decision, Router};
 
 /// Batches of messages and network events taken in one turn before anything is sent: enough to fill a request,
@@ -39,8 +40,6 @@ use crate::route::{Decision, Router};
 const TURN_MAX: usize = 64;
 /// The producer is told the time of day so often: the clock may be set.
 const WALL_CLOCK_EVERY: Duration = Duration::from_secs(10);
-/// With nothing to do, the thread looks around this often.
-const IDLE_WAIT: Duration = Duration::from_secs(60);
 /// How long ingest may take to let go of its end of the channel when everything stops at once.
 const LAST_BATCH_WAIT: Duration = Duration::from_millis(100);
 /// Answers that may wait for this thread. A reader that finds this full waits, and Kafka with it.
@@ -101,6 +100,7 @@ pub struct Publish {
     events: Receiver<ConnectionEvent>,
     events_to_give: Sender<ConnectionEvent>,
     counters: Arc<PublishCounters>,
+    heartbeat: Heartbeat,
     stop_by: Option<Instant>,
     /// Buffers that are used again, so that a message costs no allocation of its own here.
     key: Vec<u8>,
@@ -110,7 +110,12 @@ pub struct Publish {
 
 impl Publish {
     /// A publisher that has not started.
-    pub fn new(channels: PublishChannels, options: PublishOptions, counters: Arc<PublishCounters>) -> Self {
+    pub fn new(
+        channels: PublishChannels,
+        options: PublishOptions,
+        counters: Arc<PublishCounters>,
+        heartbeat: Heartbeat,
+    ) -> Self {
         let (events_to_give, events) = crossbeam_channel::bounded(EVENTS_CAPACITY);
         let now = clock::now();
         let backlog = Backlog::new(options.backlog, channels.spool.clone(), counters.clone(), now);
@@ -128,6 +133,7 @@ impl Publish {
             events,
             events_to_give,
             counters,
+            heartbeat,
             stop_by: None,
             key: Vec::new(),
             delivered: Vec::new(),
@@ -183,7 +189,7 @@ impl Publish {
                 return Ok(());
             }
             let wait = [wake_at, self.stop_by].into_iter().flatten().min();
-            let wait = wait.map_or(IDLE_WAIT, |at| at.saturating_duration_since(now).min(IDLE_WAIT));
+            let wait = self.heartbeat.waits(wait.map(|at| at.saturating_duration_since(now)), now);
             open = self.wait(open, wait)?;
         }
     }
@@ -388,13 +394,23 @@ impl Publish {
         }
     }
 
+    fn count(&self) {
+        let (stats, counters) = (self.producer.stats(), &self.counters);
+        counters.delivered.store(stats.delivered, Relaxed);
+        counters.setbacks.store(stats.setbacks, Relaxed);
+        counters.possible_repeats.store(stats.possible_repeats, Relaxed);
+        counters.requests.store(stats.requests, Relaxed);
+        counters.connections.store(self.connections.len() as u64, Relaxed);
+        counters.connected.store(self.producer.is_connected(clock::now()), Relaxed);
+        let routes = &counters.routes;
+        let held = [&routes.spooling, &routes.draining, &routes.parked];
+        let held: u64 = held.iter().map(|count| count.load(Relaxed)).sum();
+        routes.live.store((self.producer.topics() as u64).saturating_sub(held), Relaxed);
+    }
+
     /// Tells ingest what is safe.
     fn settle(&mut self) -> Result<(), String> {
-        let stats = self.producer.stats();
-        self.counters.delivered.store(stats.delivered, Relaxed);
-        self.counters.setbacks.store(stats.setbacks, Relaxed);
-        self.counters.possible_repeats.store(stats.possible_repeats, Relaxed);
-        self.counters.requests.store(stats.requests, Relaxed);
+        self.count();
         if self.settling.is_empty() {
             return Ok(());
         }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::kafka::compression::Compression;
 use crate::message::{AckToken, Qos};
+use crate::observe::heartbeat::Heartbeats;
 use crate::route::{KeyTemplate, Rule, RuleKind, Rules, TopicFilter, TopicTemplate};
 use bytes::Bytes;
 use crossbeam_channel::bounded;
@@ -66,7 +67,8 @@ fn a_broken_invariant_is_the_reason_that_is_told_whatever_waits() {
     let (_replies, spool_replies) = bounded(1);
     let waker = Waker::new().unwrap();
     let channels = PublishChannels { inbox, settled, waker, control, spool, spool_replies };
-    let publish = Publish::new(channels, options, Arc::default());
+    let heartbeat = Heartbeats::new(None, clock::now()).join("publish", clock::now());
+    let publish = Publish::new(channels, options, Arc::default(), heartbeat);
     // The first waits for Kafka, the second is settled at once.
     messages.send(vec![message("a", 1), message("unmatched", 2)]).unwrap();
     let reason = publish.run().unwrap_err();

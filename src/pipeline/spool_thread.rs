@@ -12,15 +12,17 @@
 //! - an Append or Keep is answered with success only after fdatasync has returned;
 //! - publish and ingest have at most one request of each kind without an answer, so neither channel is ever full, and what publish gathers
 //!   meanwhile makes the next append larger: that is the group commit;
-//! - with nothing to do it does not wake up; a spool that is stopped is something to do (`stopped`).
+//! - with nothing to do it wakes up for its heartbeat only; a spool that is stopped is something to do (`stopped`).
 
+mod request;
 mod stopped;
 mod unreadable;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use log::{error, info, warn};
 
@@ -28,11 +30,12 @@ use self::stopped::Stopped;
 use crate::clock;
 use crate::kafka::protocol::TopicName;
 use crate::mqtt::waker::Waker;
+use crate::observe::counters::SpoolCounters;
+use crate::observe::heartbeat::Heartbeat;
 use crate::observe::throttle::Throttle;
-use crate::spool::{
-    Assignment, Forget, Frame, FrameId, Identity, Limit, Loss, NewFrame, Report, SpoolError, Store,
-    Unreleased,
-};
+use crate::spool::{Assignment, Forget, FrameId, Limit, Loss, NewFrame, Report, SpoolError, Store};
+
+pub use self::request::{FrameToKeep, FramesRead, GivenUp, NotKept, ReadFrames, SpoolReply, SpoolRequest};
 
 /// Requests and replies that may wait: one of each kind, with room to spare.
 pub const CHANNEL_CAPACITY: usize = 8;
@@ -43,154 +46,11 @@ const CHECKPOINT_AFTER: Duration = Duration::from_millis(250);
 const FULL_FOR: Duration = Duration::from_secs(5);
 /// No disk should need so long for an append: the MQTT broker's queue grows meanwhile (Mosquitto's holds 1,000 messages).
 const SLOW: Duration = Duration::from_millis(500);
+/// What the disk may need for a request and the thread still counts as alive. As long as the kernel's own limit for a task that hangs in
+/// a disk (kernel.hung_task_timeout_secs), because a restart does not mend a disk; see [`disk_limit`].
+const DISK_LIMIT: Duration = Duration::from_secs(120);
 /// A slow disk is told this often.
 const TELL_SLOW_EVERY: Duration = Duration::from_secs(60);
-
-/// A frame to be kept.
-#[derive(Debug, Clone)]
-pub struct FrameToKeep {
-    /// The route.
-    pub topic: TopicName,
-    /// Where it was sent to, if it was.
-    pub sent: Option<(i32, Identity)>,
-    /// How many records.
-    pub records: u32,
-    /// How many MQTT messages.
-    pub messages: u32,
-    /// Arrival of the oldest record, milliseconds since 1970.
-    pub oldest_ms: i64,
-    /// Arrival of the newest record, milliseconds since 1970.
-    pub newest_ms: i64,
-    /// The records.
-    pub body: Bytes,
-    /// Of its messages those that MQTT may deliver again until their packet identifier is released (QoS 2).
-    pub unreleased: Vec<Unreleased>,
-}
-
-impl FrameToKeep {
-    /// As the store takes it.
-    pub fn as_new(&self) -> NewFrame<'_> {
-        NewFrame {
-            topic: &self.topic,
-            partition: self.sent.map(|(partition, _)| partition),
-            identity: self.sent.map(|(_, identity)| identity),
-            records: self.records,
-            messages: self.messages,
-            oldest_ms: self.oldest_ms,
-            newest_ms: self.newest_ms,
-            body: &self.body,
-            unreleased: &self.unreleased,
-        }
-    }
-}
-
-/// Which frames are wanted.
-#[derive(Debug, Clone)]
-pub struct ReadFrames {
-    /// The route.
-    pub topic: TopicName,
-    /// Behind this frame.
-    pub after: FrameId,
-    /// Enough once there are so many bytes.
-    pub bytes_max: usize,
-    /// Enough once there are so many records.
-    pub records_max: u32,
-}
-
-/// What publish asks for.
-#[derive(Debug)]
-pub enum SpoolRequest {
-    /// Keep these frames, all or none.
-    Append(Vec<FrameToKeep>),
-    /// Keep identities of frames.
-    Keep {
-        /// To be given back.
-        ticket: u64,
-        /// The identities.
-        assignments: Vec<Assignment>,
-    },
-    /// Give out frames.
-    Read {
-        /// Of these routes, the first ones first.
-        routes: Vec<ReadFrames>,
-        /// Enough for all together once there are so many bytes: the routes that are left have no part in the answer.
-        bytes_max: usize,
-    },
-    /// These packet identifiers are released; ingest is told at once which of them are durable now.
-    Release(Vec<Forget>),
-    /// Frames that are in Kafka, and routes that Kafka refuses or takes again.
-    Done {
-        /// Frames.
-        frames: Vec<FrameId>,
-        /// Routes.
-        parked: Vec<(TopicName, bool)>,
-    },
-}
-
-/// Why nothing was kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum NotKept {
-    /// A limit is reached, for a parked route or for all.
-    Full {
-        /// The route whose share is used up, if it is that.
-        parked: Option<String>,
-    },
-    /// A frame of this route is larger than the spool ever takes.
-    TooLarge {
-        /// The route.
-        topic: String,
-    },
-    /// The disk failed; try again later.
-    Stopped,
-}
-
-/// Frames of a route.
-#[derive(Debug)]
-pub struct FramesRead {
-    /// The route.
-    pub topic: TopicName,
-    /// Its frames, ascending.
-    pub frames: Vec<Frame>,
-    /// There were no more behind them.
-    pub caught_up: bool,
-}
-
-/// What drop-oldest gave up.
-#[derive(Debug, Default)]
-pub struct GivenUp {
-    /// What went, by route.
-    pub losses: Vec<Loss>,
-    /// Frame numbers, first and last; some may be on their way to Kafka all the same.
-    pub ranges: Vec<(FrameId, FrameId)>,
-}
-
-/// An answer.
-#[derive(Debug)]
-pub enum SpoolReply {
-    /// To [`SpoolRequest::Append`].
-    Appended {
-        /// The frames' numbers, in order.
-        result: Result<Vec<FrameId>, NotKept>,
-        /// What had to go.
-        given_up: GivenUp,
-    },
-    /// To [`SpoolRequest::Keep`].
-    Kept {
-        /// As asked.
-        ticket: u64,
-        /// Whether they are on the disk.
-        result: Result<(), NotKept>,
-    },
-    /// To [`SpoolRequest::Read`].
-    Read(Vec<FramesRead>),
-    /// To nothing: the spool was stopped and is open again. Nothing is in it of appends that failed.
-    Reopened,
-    /// To [`SpoolRequest::Done`]: how many bytes the spool takes now.
-    Done {
-        /// Bytes.
-        bytes: u64,
-    },
-}
 
 /// Tells ingest which of its releases are durable.
 pub struct Released {
@@ -219,6 +79,24 @@ pub struct SpoolThread {
     /// Frames that publish has and that are not done: records and messages. With their segment they are not lost.
     given_out: BTreeMap<FrameId, (TopicName, u32, u32)>,
     slow_throttle: Throttle,
+    watched: Watched,
+}
+
+/// How the thread is watched from outside.
+#[derive(Debug)]
+pub struct Watched {
+    /// What it says of itself.
+    pub counters: Arc<SpoolCounters>,
+    /// That it goes round.
+    pub heartbeat: Heartbeat,
+    /// How long a request may take; see [`disk_limit`].
+    pub disk_limit: Duration,
+}
+
+/// How long the disk may need for a request. Merging and appending write a segment at the most: a second for each MiB of it, which the
+/// slowest card does.
+pub fn disk_limit(segment_bytes: u64) -> Duration {
+    DISK_LIMIT + Duration::from_secs(segment_bytes >> 20)
 }
 
 impl SpoolThread {
@@ -228,6 +106,7 @@ impl SpoolThread {
         requests: Receiver<SpoolRequest>,
         replies: Sender<SpoolReply>,
         released: Option<Released>,
+        watched: Watched,
     ) -> SpoolThread {
         SpoolThread {
             store,
@@ -241,6 +120,7 @@ impl SpoolThread {
             unreadable: BTreeMap::new(),
             given_out: BTreeMap::new(),
             slow_throttle: Throttle::new(TELL_SLOW_EVERY),
+            watched,
         }
     }
 
@@ -250,10 +130,11 @@ impl SpoolThread {
     /// None: a disk that fails is told and tried again.
     pub fn run(mut self) -> Result<(), String> {
         loop {
-            let request = match self.wake_at() {
-                Some(at) => self.requests.recv_deadline(at),
-                None => self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
+            self.count();
+            let now = clock::now();
+            let wait = self.wake_at().map(|at| at.saturating_duration_since(now));
+            let request = self.requests.recv_timeout(self.watched.heartbeat.waits(wait, now));
+            self.at_work();
             match request {
                 Ok(request) => {
                     if let Some(reply) = self.carry_out(request, clock::now()) {
@@ -273,6 +154,20 @@ impl SpoolThread {
         }
     }
 
+    /// One request may take as long as the limit of the disk from now on.
+    fn at_work(&self) {
+        self.watched.heartbeat.works(self.watched.disk_limit, clock::now());
+    }
+
+    fn count(&self) {
+        let (counters, total) = (&self.watched.counters, self.store.total());
+        counters.bytes.store(self.store.bytes(), Relaxed);
+        counters.backlog_records.store(total.records, Relaxed);
+        counters.backlog_bytes.store(total.bytes, Relaxed);
+        counters.open.store(self.stopped.is_none(), Relaxed);
+        counters.full.store(self.full.is_some(), Relaxed);
+    }
+
     /// When there is something to do without being asked.
     fn wake_at(&self) -> Option<Instant> {
         let checkpoint_at = self.undone_since.map(|since| since + CHECKPOINT_AFTER);
@@ -281,10 +176,12 @@ impl SpoolThread {
     }
 
     fn do_what_is_due(&mut self, now: Instant) {
+        self.at_work();
         if let Some(reply) = self.reopen_if_due(now) {
             let _ = self.replies.send(reply);
         }
         if self.undone_since.is_some_and(|since| now.saturating_duration_since(since) >= CHECKPOINT_AFTER) {
+            self.at_work();
             self.checkpoint();
         }
     }
@@ -346,7 +243,7 @@ impl SpoolThread {
                     self.store.park(&topic, parked);
                 }
                 self.done(&frames);
-                SpoolReply::Done { bytes: self.store.bytes() }
+                SpoolReply::Done
             }
         })
     }

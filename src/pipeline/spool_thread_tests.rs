@@ -3,13 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crossbeam_channel::bounded;
 
 use super::unreadable::UNREADABLE_FOR;
 use super::*;
 use crate::fs::Filesystem;
 use crate::fs::simulation::MemFs;
-use crate::spool::{DiskSpool, Options, segment};
+use crate::observe::heartbeat::Heartbeats;
+use crate::spool::{DiskSpool, Identity, Options, Unreleased, segment};
+
+fn watched() -> Watched {
+    let heartbeat = Heartbeats::new(None, clock::now()).join("spool", clock::now());
+    Watched { counters: Arc::default(), heartbeat, disk_limit: disk_limit(8 << 20) }
+}
 
 const DIRECTORY: &str = "/spool";
 const SECOND: Duration = Duration::from_secs(1);
@@ -47,7 +54,7 @@ fn thread(fs: &MemFs) -> SpoolThread {
     }
     drop(spool);
     let (requests, replies) = (bounded(1).1, bounded(1).0);
-    SpoolThread::new(Box::new(open(fs)), requests, replies, None)
+    SpoolThread::new(Box::new(open(fs)), requests, replies, None, watched())
 }
 
 /// The frames that a route gets behind this one.
@@ -210,12 +217,27 @@ fn a_disk_that_stays_dead_is_tried_less_and_less_often() {
     assert_eq!(thread.wake_at(), None, "the last moment is used");
 }
 
+/// It is done without being asked, so it is promised where it is done.
+#[test]
+fn a_spool_that_is_being_opened_again_counts_as_alive() {
+    let (fs, begin) = (MemFs::new(1), clock::now());
+    let (mut thread, heartbeats) = (thread(&fs), Heartbeats::new(None, begin));
+    thread.watched.heartbeat = heartbeats.join("spool", begin);
+    assert_eq!(heartbeats.late(begin + SECOND * 60).len(), 1);
+    fs.fail_sync_after(0);
+    let keep = SpoolRequest::Keep { ticket: 1, assignments: vec![assignment(1)] };
+    assert!(thread.carry_out(keep, begin).is_none());
+    assert!(thread.working(begin + SECOND).is_ok());
+    assert_eq!(heartbeats.late(begin + SECOND * 60), []);
+    assert_eq!(heartbeats.late(begin + SECOND * 300).len(), 1);
+}
+
 /// Nobody asks for anything after a failed append: Kafka takes its messages the other way.
 #[test]
 fn frames_of_an_append_that_failed_are_cut_off_without_being_asked_for() {
     let (fs, begin) = (MemFs::new(1), clock::now());
     let (requests, reopened) = (bounded(1).1, bounded(1));
-    let mut thread = SpoolThread::new(Box::new(open(&fs)), requests, reopened.0, None);
+    let mut thread = SpoolThread::new(Box::new(open(&fs)), requests, reopened.0, None, watched());
     let frame = |body: &'static [u8]| FrameToKeep {
         topic: "a".into(),
         sent: None,
@@ -249,7 +271,7 @@ fn releasing(fs: &MemFs) -> (SpoolThread, crossbeam_channel::Receiver<Vec<u16>>)
     let (requests, replies) = (bounded(1).1, bounded(1).0);
     let (answers, told) = bounded(1);
     let released = Released { answers, waker: Waker::new().unwrap() };
-    (SpoolThread::new(Box::new(spool), requests, replies, Some(released)), told)
+    (SpoolThread::new(Box::new(spool), requests, replies, Some(released), watched()), told)
 }
 
 fn keep(thread: &mut SpoolThread, number: u16, content: u64, now: Instant) -> bool {

@@ -1,4 +1,4 @@
-//! Main's work while the gateway runs: signals, threads that end, and the orderly stop.
+//! Main's work while the gateway runs: signals, threads that end, the orderly stop, and what the service manager is told.
 //!
 //! ```text
 //! signal or failure -> ingest: stop reading -> publish: finish by the deadline -> ingest: last acknowledgements,
@@ -9,9 +9,10 @@
 //! second signal, unless it comes with the first, shortens the deadline to now.
 
 use std::io;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use log::{error, info, warn};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -21,6 +22,9 @@ use super::ingest::IngestControl;
 use super::publish::PublishControl;
 use crate::clock;
 use crate::mqtt::waker::Waker;
+use crate::observe::Observed;
+use crate::observe::heartbeat::Heartbeat;
+use crate::observe::systemd::Notifier;
 use crate::thread::{self, Ending};
 
 /// What ingest gets beyond the deadline, to write the last acknowledgements and a DISCONNECT: longer than it takes
@@ -67,6 +71,12 @@ pub struct Supervisor {
     timeout: Duration,
     stopping_since: Option<Instant>,
     failure: Option<PipelineError>,
+    observed: Observed,
+    heartbeat: Heartbeat,
+    notifier: Option<Notifier>,
+    /// Something changed that the service manager waits for.
+    changes: Receiver<()>,
+    changes_to_give: Sender<()>,
 }
 
 impl Supervisor {
@@ -74,7 +84,7 @@ impl Supervisor {
     ///
     /// # Errors
     /// The handlers cannot be installed, or their thread cannot be started.
-    pub fn start(timeout: Duration) -> io::Result<Self> {
+    pub fn start(timeout: Duration, observed: Observed, notifier: Option<Notifier>) -> io::Result<Self> {
         let (events_to_give, events) = bounded(EVENTS_CAPACITY);
         let mut signals = Signals::new([SIGTERM, SIGINT])?;
         let to_give = events_to_give.clone();
@@ -87,13 +97,20 @@ impl Supervisor {
         };
         // The listener lives as long as the process: nobody waits for it.
         thread::spawn("signals", listen, |_| {})?;
+        // One is enough: main looks at everything.
+        let (changes_to_give, changes) = bounded(1);
         Ok(Supervisor {
+            notifier,
+            changes,
+            changes_to_give,
             events,
             events_to_give,
             running: Vec::new(),
             timeout,
             stopping_since: None,
             failure: None,
+            heartbeat: observed.heartbeats.join("main", clock::now()),
+            observed,
         })
     }
 
@@ -114,6 +131,11 @@ impl Supervisor {
         Ok(())
     }
 
+    /// Where a thread says that something changed: try to send, and leave it where that cannot be.
+    pub fn changes(&self) -> Sender<()> {
+        self.changes_to_give.clone()
+    }
+
     /// Waits for a reason to stop, then stops everything in order.
     ///
     /// # Errors
@@ -124,10 +146,15 @@ impl Supervisor {
         ingest_waker: &Waker,
         publish: &Sender<PublishControl>,
     ) -> Result<(), PipelineError> {
-        match self.events.recv() {
-            Ok(Event::Signal(signal)) => info!("{}: stopping", signal_name(signal)),
-            Ok(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
-            Err(_) => return Ok(()), // Never: this thread holds a sender.
+        // Never without an event: this thread holds a sender.
+        match self.next_event(None) {
+            Some(Event::Signal(signal)) => info!("{}: stopping", signal_name(signal)),
+            Some(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
+            None => return Ok(()),
+        }
+        self.observed.stopping.store(true, Relaxed);
+        if let Some(notifier) = &mut self.notifier {
+            notifier.stopping(self.timeout + GRACE * 4);
         }
         let stopping_since = clock::now();
         self.stopping_since = Some(stopping_since);
@@ -149,18 +176,41 @@ impl Supervisor {
         self.end()
     }
 
+    /// Waits for an event until that time, or for as long as it takes. None: the time is over.
+    fn next_event(&mut self, until: Option<Instant>) -> Option<Event> {
+        loop {
+            let now = clock::now();
+            if let Ok(event) = self.events.try_recv() {
+                return Some(event);
+            }
+            if until.is_some_and(|until| until <= now) {
+                return None;
+            }
+            // This thread is back: it must not find itself late.
+            self.heartbeat.works(Duration::ZERO, now);
+            let turn_at = self.notifier.as_mut().map(|notifier| notifier.turn(now));
+            let at = [until, turn_at].into_iter().flatten().min();
+            let wait = self.heartbeat.waits(at.map(|at| at.saturating_duration_since(now)), now);
+            select! {
+                recv(self.events) -> event => return event.ok(),
+                recv(self.changes) -> _ => {}
+                default(wait) => {}
+            }
+        }
+    }
+
     /// Waits until `which` has ended or the time is over. A second signal ends the waiting for Kafka.
     fn wait_for(&mut self, which: Thread, until: Instant, publish: &Sender<PublishControl>) {
         while self.running.contains(&which) {
-            match self.events.recv_deadline(until) {
-                Ok(Event::Signal(_)) if self.stopping_since.is_some_and(|at| at.elapsed() < SAME_WISH) => {}
-                Ok(Event::Signal(signal)) => {
+            match self.next_event(Some(until)) {
+                Some(Event::Signal(_)) if self.stopping_since.is_some_and(|at| at.elapsed() < SAME_WISH) => {}
+                Some(Event::Signal(signal)) => {
                     warn!("{} again: stopping now", signal_name(signal));
                     let _ = publish.try_send(PublishControl::StopBy(clock::now()));
                 }
-                Ok(Event::Ended(thread, Ending::Done)) => self.running.retain(|running| *running != thread),
-                Ok(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
-                Err(_) => return,
+                Some(Event::Ended(thread, Ending::Done)) => self.running.retain(|running| *running != thread),
+                Some(Event::Ended(thread, ending)) => self.on_failure(thread, ending),
+                None => return,
             }
         }
     }

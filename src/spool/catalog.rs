@@ -374,6 +374,18 @@ impl Catalog {
         all.map(|(name, _)| (name.to_string(), self.backlog(name))).collect()
     }
 
+    /// What all routes have together; without the oldest.
+    pub fn total(&self) -> Backlog {
+        let mut all = Backlog::default();
+        for total in &self.totals {
+            all.frames += total.frames;
+            all.records += total.records;
+            all.messages += total.messages;
+            all.bytes += total.bytes;
+        }
+        all
+    }
+
     /// A catalog without segments in which the same routes are parked, and the same frames count as stored while they were.
     pub fn emptied(&self) -> Catalog {
         Catalog {

@@ -419,6 +419,10 @@ impl Store for DiskSpool {
         self.catalog.routes()
     }
 
+    fn total(&self) -> Backlog {
+        self.catalog.total()
+    }
+
     fn bytes(&self) -> u64 {
         self.catalog.bytes() + self.checkpoint.bytes()
     }

@@ -207,6 +207,17 @@ impl Store for MemorySpool {
         all.map(|(topic, _)| (topic.clone(), self.backlog(topic))).collect()
     }
 
+    fn total(&self) -> Backlog {
+        let mut total = Backlog::default();
+        for Route { backlog, .. } in self.routes.values() {
+            total.frames += backlog.frames;
+            total.records += backlog.records;
+            total.messages += backlog.messages;
+            total.bytes += backlog.bytes;
+        }
+        total
+    }
+
     fn bytes(&self) -> u64 {
         self.bytes
     }

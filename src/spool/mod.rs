@@ -318,6 +318,9 @@ pub trait Store: Send {
     /// Every route that has something.
     fn routes(&self) -> Vec<(String, Backlog)>;
 
+    /// What all routes have together; without the oldest.
+    fn total(&self) -> Backlog;
+
     /// Bytes that the spool takes now.
     fn bytes(&self) -> u64;
 

@@ -94,13 +94,6 @@ fn each_wrong_value_is_refused_by_its_name() {
 }
 
 #[test]
-fn settings_of_later_releases_are_refused_and_not_ignored() {
-    let (mqtt, kafka) = (MqttBroker::start(), Cluster::start());
-    let stderr = refused(&Setup::new(&mqtt, &kafka).wildcards("ok/#:t").set("HTTP_LISTEN", "127.0.0.1:0"));
-    assert!(stderr.contains("HTTP_LISTEN"), "{stderr}");
-}
-
-#[test]
 fn no_secret_is_in_any_output() {
     const SECRET: &str = "s3cr3t-never-shown";
     let (mqtt, kafka) = (MqttBroker::start(), Cluster::start().topic("t", 1));

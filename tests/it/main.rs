@@ -18,11 +18,13 @@ mod chaos;
 mod dead_letter;
 mod exactly_once;
 mod footprint;
+mod http;
 mod kafka_faults;
 mod kafka_outages;
 mod mqtt_5;
 mod mqtt_faults;
 mod shutdown;
+mod systemd;
 
 #[cfg(feature = "tls")]
 mod secured;

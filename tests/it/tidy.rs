@@ -185,7 +185,7 @@ fn may_use(module: &str) -> &'static [&'static str] {
     const BASE: &[&str] = &["backoff", "clock", "error", "message", "observe", "secret", "thread", "tls"];
     match module {
         "backoff" | "clock" | "error" | "secret" | "thread" | "message" => &[],
-        "observe" => &["backoff", "clock", "message", "secret", "thread"],
+        "observe" => &["clock", "fs"],
         "fs" => &[],
         "tls" => &["error", "fs"],
         "mqtt" | "route" => BASE,

@@ -287,6 +287,11 @@ impl<T: Tag> Producer<T> {
         self.pending
     }
 
+    /// Topics that it knows or asks for.
+    pub fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
     /// Moves the tags of delivered records to the end of `into`, in the order of delivery.
     pub fn take_delivered(&mut self, into: &mut Vec<T>) {
         into.append(&mut self.delivered);

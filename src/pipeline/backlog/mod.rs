@@ -426,10 +426,9 @@ impl Backlog {
                 self.reading = false;
                 read.into_iter().for_each(|frames| self.on_read(frames, now));
             }
-            SpoolReply::Done { bytes } => {
+            SpoolReply::Done => {
                 self.finishing = false;
                 self.telling_done.clear();
-                self.counters.spool_bytes.store(bytes, Relaxed);
                 // There may be room now.
                 self.append_at = self.append_at.map(|at| at.min(now));
             }

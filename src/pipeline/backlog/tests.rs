@@ -182,7 +182,7 @@ impl World {
             SpoolRequest::Release(_) => panic!("nothing here is of QoS 2"),
             SpoolRequest::Done { frames, .. } => {
                 self.store.ack(&frames);
-                SpoolReply::Done { bytes: 0 }
+                SpoolReply::Done
             }
         }
     }

@@ -1,5 +1,6 @@
 //! One turn: overdue records, modes, reading, appending, and what is asked of the spool thread.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::TrySendError;
@@ -109,7 +110,24 @@ impl Backlog {
                 wake = Some(wake.map_or(at, |known: Instant| known.min(at)));
             }
         }
+        self.count_modes();
         wake
+    }
+
+    fn count_modes(&self) {
+        let (mut spooling, mut draining, mut parked) = (0, 0, 0);
+        for route in self.routes.values() {
+            match route.mode {
+                Mode::Live => {}
+                Mode::Spooling => spooling += 1,
+                Mode::Draining => draining += 1,
+                Mode::Parked => parked += 1,
+            }
+        }
+        let counters = &self.counters.routes;
+        counters.spooling.store(spooling, Relaxed);
+        counters.draining.store(draining, Relaxed);
+        counters.parked.store(parked, Relaxed);
     }
 
     fn on_mode(&mut self, topic: &TopicName, before: Mode, producer: &mut Producer<Waiting>, now: Instant) {

@@ -30,6 +30,7 @@ impl State {
                 }
                 Event::Subscribed { granted, refused } => {
                     counters.subscribed.store(refused == 0, Relaxed);
+                    let _ = self.ingest.subscribed.try_send(());
                     info!("MQTT subscribed: {granted} filters, {refused} refused");
                 }
                 Event::HeldUp => warn!(

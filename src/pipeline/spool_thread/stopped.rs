@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use log::{error, warn};
 
-use super::{NotKept, SpoolReply, SpoolThread, tell};
+use super::{NotKept, SpoolReply, SpoolThread, disk_limit, tell};
 use crate::clock;
 use crate::error::chain;
 use crate::spool::{Assignment, SpoolError};
@@ -45,7 +45,11 @@ impl SpoolThread {
             return Err(NotKept::Stopped);
         }
         let begin = clock::now();
-        match self.store.reopen() {
+        // It reads all that is there, at a second for each MiB at the worst; what comes after it has its own time.
+        self.watched.heartbeat.works(disk_limit(self.store.bytes()).max(self.watched.disk_limit), begin);
+        let reopened = self.store.reopen();
+        self.at_work();
+        match reopened {
             Ok(report) => {
                 let took = now.saturating_duration_since(stopped.since);
                 warn!("the spool is open again after {:.1} s", took.as_secs_f32());

@@ -5,10 +5,12 @@
 pub mod certificates;
 #[cfg(feature = "tls")]
 pub mod guard;
+pub mod http;
 pub mod kafka_broker;
 pub mod kafka_log;
 mod kafka_read;
 pub mod kafka_wire;
+pub mod manager;
 pub mod mqtt_broker;
 pub mod process;
 pub mod spool_look;

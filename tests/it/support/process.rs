@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, PipeReader};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -42,6 +43,7 @@ impl Setup {
             .set("SHUTDOWN_TIMEOUT_SEC", "5")
             .set("DB_PERSIST_PATH", "spool")
             .set("SPOOL_MIN_FREE_BYTES", "0")
+            .set("HTTP_LISTEN", "off")
             .set("SPOOL_AFTER_MS", "3600000")
     }
 
@@ -91,6 +93,19 @@ impl Setup {
             keep_lines(child.stdout.take().expect("stdout was piped"), "stdout: ", &lines),
         ];
         Gateway { child, lines, readers, _folder: self.folder }
+    }
+
+    /// Starts the gateway with a stderr that the test reads itself; `variable` may set one more that depends on it.
+    pub fn start_with_own_stderr(
+        self,
+        variable: impl FnOnce(&OwnedFd) -> Option<(&'static str, String)>,
+    ) -> (Gateway, PipeReader) {
+        let (reader, writer) = std::io::pipe().expect("a pipe can be made");
+        let writer = OwnedFd::from(writer);
+        let mut command = self.command(&[]);
+        command.envs(variable(&writer)).stdout(Stdio::null()).stderr(writer);
+        let child = command.spawn().expect("the executable was built for this test");
+        (Gateway { child, lines: Arc::default(), readers: Vec::new(), _folder: self.folder }, reader)
     }
 
     /// Runs a command that ends by itself and gives its output.
@@ -206,6 +221,11 @@ impl Gateway {
         wait::holds(SPAN, "the gateway runs", || if self.is_running() { Ok(()) } else { Err("ended") });
         let used = self.processor_time().saturating_sub(before);
         assert!(used < SPAN / 20, "{what}: {used:?} of processor time in {SPAN:?}");
+    }
+
+    /// Files and sockets that are open now.
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
     }
 
     /// Resident memory now, bytes.

@@ -44,6 +44,7 @@ impl Gateway {
             ("WILDCARD_TOPIC_LIST", routes),
             ("KAFKA_BROKER", bootstrap),
             ("DB_PERSIST_PATH", spool),
+            ("HTTP_LISTEN", "off"),
         ];
         let env = env.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         let (name, dir) = (name.to_owned(), stage.dir.clone());
