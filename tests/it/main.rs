@@ -39,4 +39,5 @@ mod spool_restore;
 mod spooling;
 
 mod regression;
+mod service;
 mod tidy;
