@@ -58,5 +58,7 @@ cp "$binary" target/packaging/tidegate
 package=$dist/tidegate_${version}_$arch${suffix:-}.deb
 # Stripped by the build; and strip(1) of this machine does not know ARM.
 SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH "$cache/cargo-deb/bin/cargo-deb" deb --quiet --no-build --no-strip --locked --target "$target" --deb-revision "$revision" \
-    --output "$package" >/dev/null
+    --output target/packaging/half.deb >/dev/null
+# What was interrupted is never taken for a package.
+mv target/packaging/half.deb "$package"
 echo "$package"
