@@ -47,6 +47,7 @@ chown 65532:65532 "$work/volume"
 
 # contained COMMAND...: the command of the image in a new container.
 contained() {
+    # shellcheck disable=SC2016 # for the inner shell
     exec unshare --mount --fork --kill-child env -i "${variables[@]}" MQTT_BROKER_URL="127.0.0.1:$mqtt_port" MQTT_CLIENT_ID=image-test \
         KAFKA_BROKER="127.0.0.1:$kafka_port" WILDCARD_TOPIC_LIST='s/#:s' HTTP_LISTEN="127.0.0.1:$http_port" \
         /bin/sh -eu -c '
@@ -70,7 +71,8 @@ stop_container() {
     wait "$container" || fail "the gateway ended with $?"
 }
 last_words() { tail -n 25 "$work/gateway.log"; }
-healthy() { (contained /tidegate health "$@"); }
+healthy() { (contained /tidegate health); }
+ready() { (contained /tidegate health --ready); }
 stored() { (contained /tidegate spool status) | sed -n 's/.* records of \([0-9]*\) messages .*/\1/p' | grep . || echo 0; }
 stored_is() { [ "$(stored)" -eq "$1" ]; }
 
@@ -78,7 +80,7 @@ start_mosquitto
 prepare_kafka
 http_port=$(free_port)
 start_container
-wait_for 30 "the container to be ready" healthy --ready
+wait_for 30 "the container to be ready" ready
 healthy || fail "HEALTHCHECK"
 say "ready, read-only, as $(awk '/^Uid:/ { print $2 }' "/proc/$(pgrep -P "$container")/status"); Kafka is not there; 5000 messages"
 publish one 5000 0

@@ -33,6 +33,8 @@ cleanup() {
         say "the last words of the gateway:"
         last_words || true
     fi
+    # bash tells of each process that it kills, which is no news.
+    exec 2>/dev/null
     for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
     wait 2>/dev/null || true
     rm -rf "$work"
@@ -71,7 +73,7 @@ start_mosquitto() {
     pids+=($!)
     wait_for 10 Mosquitto listening "$mqtt_port"
 }
-kafka() { java -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$cache/kafka/*" "$@"; }
+java=(java -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$cache/kafka/*")
 prepare_kafka() {
     kafka_port=$(free_port)
     mkdir "$work/kafka"
@@ -86,10 +88,11 @@ listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT
 offsets.topic.replication.factor=1
 log.dirs=$work/kafka/data
 EOF
-    kafka kafka.tools.StorageTool format -t MkU3OEVBNTcwNTJENDM2Qk -c "$work/kafka/server.properties" >"$work/kafka/log" 2>&1
+    "${java[@]}" kafka.tools.StorageTool format -t MkU3OEVBNTcwNTJENDM2Qk -c "$work/kafka/server.properties" >"$work/kafka/log" 2>&1
 }
 start_kafka() {
-    kafka kafka.Kafka "$work/kafka/server.properties" >>"$work/kafka/log" 2>&1 &
+    # Not by a function: its process would be a shell, and Java would outlive it.
+    "${java[@]}" kafka.Kafka "$work/kafka/server.properties" >>"$work/kafka/log" 2>&1 &
     kafka_pid=$!
     pids+=("$kafka_pid")
     wait_for 90 Kafka listening "$kafka_port"
