@@ -4,11 +4,12 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check properties acceptance audit bench fuzz build clean test-setup demo-setup check-setup rust
+.PHONY: help demo test check properties acceptance audit bench fuzz build deb deb-test image image-test release clean test-setup demo-setup check-setup deb-setup rust
 
 CACHE := $(or $(TIDEGATE_STACK_CACHE),$(CURDIR)/.cache)
 export TIDEGATE_STACK_CACHE := $(CACHE)
 DENY := $(CACHE)/cargo-deny/bin/cargo-deny
+CROSS_BUILT := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/cross
 FUZZ_SECONDS ?= 60
 
 help: ## this list
@@ -53,6 +54,28 @@ fuzz: rust ## each fuzz target for FUZZ_SECONDS (60); needs a nightly Rust and c
 build: demo-setup ## release executables in target/release
 	cargo build --release --locked --bins
 
+# Static executables for every board, or for one: `make cross` leaves them in target/cross.
+deb: cross deb-setup ## Debian packages for every board in dist/; one of them with TARGET=...
+	for target in $(or $(TARGET),$(notdir $(wildcard $(CROSS_BUILT)/*-linux-*))); do packaging/build-deb.sh "$$target"; done
+
+deb-test: deb-setup ## the package's life in a Debian of its own, with systemd: installed, upgraded under load, purged (root)
+	tests/stack/setup.sh packages kafka debian-root
+	$(MAKE) cross TARGET=$$(packaging/host-target.sh)
+	packaging/test-deb.sh
+
+image: cross ## container images for every board in dist/, by buildah
+	tests/stack/setup.sh packaging
+	docker/build-images.sh dist
+
+image-test: ## the image of this machine, run read-only and without root's rights, with real brokers (root)
+	tests/stack/setup.sh packages kafka packaging
+	$(MAKE) cross TARGET=$$(packaging/host-target.sh)
+	docker/test-image.sh
+
+release: cross deb-setup ## everything of a release in dist/: tarballs, packages, images, SBOM, checksums
+	tests/stack/setup.sh cargo-cyclonedx
+	packaging/release.sh
+
 clean: ## remove what was built; .cache with the fetched brokers stays
 	cargo clean
 
@@ -61,6 +84,9 @@ test-setup: rust ## fetch what the tests need
 
 demo-setup: rust
 	@tests/stack/setup.sh packages kafka
+
+deb-setup: rust
+	@tests/stack/setup.sh packaging cargo-deb
 
 check-setup: rust
 	@tests/stack/setup.sh cargo-deny

@@ -43,4 +43,5 @@ mod spool_restore;
 mod spooling;
 
 mod regression;
+mod service;
 mod tidy;

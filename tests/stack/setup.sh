@@ -1,12 +1,19 @@
 #!/bin/sh
 # Installs what the demo and the tests need, and only what is missing. Safe to run again at any time.
 #
-#   setup.sh packages     Debian packages: Mosquitto and its clients, kcat, a Java runtime, Maven, a C linker
+#   setup.sh packages     Debian packages: Mosquitto and its clients, kcat, a Java runtime, Maven, a C linker, systemd-analyze
 #   setup.sh kafka        the pinned Apache Kafka (kafka/pom.xml) into the cache
 #   setup.sh kafka-older  the older ones that the tests start besides, pinned below, into the cache
 #   setup.sh keycloak     the pinned Keycloak, built and with an empty database, into the cache
 #   setup.sh cargo-deny   the pinned cargo-deny into the cache
 #   setup.sh              all five
+#
+# And for packages and images, which `make test` does not build:
+#
+#   setup.sh packaging        Debian packages: lintian, debootstrap, buildah
+#   setup.sh cargo-deb        the pinned cargo-deb into the cache
+#   setup.sh cargo-cyclonedx  the pinned cargo-cyclonedx into the cache
+#   setup.sh debian-root      a small Debian without tidegate, made by debootstrap as root, into the cache
 #
 # The cache is $TIDEGATE_STACK_CACHE, or .cache in the checkout. It outlives `cargo clean`.
 # Works on Debian and Raspberry Pi OS (x86-64, arm64).
@@ -16,6 +23,9 @@ here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 checkout=$(CDPATH='' cd -- "$here/../.." && pwd)
 cache=${TIDEGATE_STACK_CACHE:-$checkout/.cache}
 cargo_deny_version=0.20.2
+cargo_deb_version=3.8.0
+cargo_cyclonedx_version=0.5.9
+debian_suite=bookworm
 # The first that tidegate speaks to, the last with ZooKeeper alone, the last before 4.0, and one before the newest.
 # tests/real/support/kafka_version.rs names them too.
 older_kafkas='0.11.0.3 2.8.2 3.9.2 4.1.2'
@@ -48,12 +58,21 @@ missing_packages() {
     have mvn || echo maven
     have unzip || echo unzip
     have cc || echo build-essential
+    have systemd-analyze || echo systemd
     # GNU timeout and setsid are part of every Debian; ss, ps and the like are not needed.
 }
 
+missing_for_packaging() {
+    have lintian || echo lintian
+    have debootstrap || echo debootstrap
+    have buildah || echo buildah
+    [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+}
+
+# packages LIST: installs what the function LIST names.
 packages() {
     # Word splitting turns the list into arguments below.
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$("$1" | tr '\n' ' ')
     if [ -z "$missing" ]; then
         say "packages: all there"
         return
@@ -78,7 +97,7 @@ packages() {
     # shellcheck disable=SC2086
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing ||
         fail "apt-get could not install: $missing(is the network there?)"
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$("$1" | tr '\n' ' ')
     [ -z "$missing" ] || fail "still missing after apt-get: $missing(Java must be 17 or later: Debian 12 or later has it)"
 }
 
@@ -176,28 +195,57 @@ build_keycloak() {
         [ -s "$1/data/h2/keycloakdb.mv.db" ]
 }
 
-cargo_deny() {
-    deny=$cache/cargo-deny-$cargo_deny_version
-    if [ -x "$deny/bin/cargo-deny" ]; then
-        say "cargo-deny: there ($deny)"
+# cargo_tool NAME VERSION: compiled into the cache.
+cargo_tool() {
+    tool=$cache/$1-$2
+    if [ -x "$tool/bin/$1" ]; then
+        say "$1: there ($tool)"
     else
-        say "cargo-deny: compiling $cargo_deny_version, once (some minutes)"
+        say "$1: compiling $2, once (some minutes)"
         mkdir -p "$cache"
-        # A target folder of its own: cargo's settings of the checkout and RUSTFLAGS must not reach it.
-        cargo install cargo-deny --locked --version "$cargo_deny_version" --root "$deny" ||
-            fail "cargo-deny: could not be built (its words are above): needs the network and a current stable Rust (rustup update stable)"
+        cargo install "$1" --locked --version "$2" --root "$tool" ||
+            fail "$1: could not be built (its words are above): needs the network and a current stable Rust (rustup update stable)"
     fi
-    ln -sfn "$(basename "$deny")" "$cache/cargo-deny"
+    ln -sfn "$(basename "$tool")" "$cache/$1"
+}
+
+# A root file system with systemd, as an archive: tests unpack it in a second or two.
+debian_root() {
+    archive=$cache/debian-root-$debian_suite.tar.gz
+    if [ -s "$archive" ]; then
+        say "debian-root: there ($archive)"
+        return
+    fi
+    have debootstrap || fail "debian-root: debootstrap is missing; run tests/stack/setup.sh packaging"
+    [ "$(id -u)" -eq 0 ] || fail "debian-root: debootstrap must be root: sudo -E tests/stack/setup.sh debian-root"
+    say "debian-root: making one of $debian_suite, once (1 to 5 minutes)"
+    mkdir -p "$cache"
+    half=$(mktemp -d "$cache/debian-half.XXXXXX")
+    trap 'rm -rf "$half"' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    debootstrap --variant=minbase --include=systemd,adduser,ca-certificates "$debian_suite" "$half/debian" \
+        "${TIDEGATE_DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$cache/debian-root.log" 2>&1 ||
+        fail "debian-root: debootstrap failed; its words are in $cache/debian-root.log"
+    rm -rf "$half/debian/var/cache/apt/archives" "$half/debian/var/lib/apt/lists"
+    tar -C "$half/debian" --numeric-owner -czf "$half/root.tar.gz" .
+    mv "$half/root.tar.gz" "$archive"
+    trap - EXIT INT TERM
+    rm -rf "$half" "$cache/debian-root.log"
 }
 
 [ $# -gt 0 ] || set -- packages kafka kafka-older keycloak cargo-deny
 for part in "$@"; do
     case $part in
-    packages) packages ;;
+    packages) packages missing_packages ;;
+    packaging) packages missing_for_packaging ;;
     kafka) kafka ;;
     kafka-older) kafka_older ;;
     keycloak) keycloak ;;
-    cargo-deny) cargo_deny ;;
-    *) fail "unknown part '$part': packages, kafka, kafka-older, keycloak, cargo-deny" ;;
+    cargo-deny) cargo_tool cargo-deny "$cargo_deny_version" ;;
+    cargo-deb) cargo_tool cargo-deb "$cargo_deb_version" ;;
+    cargo-cyclonedx) cargo_tool cargo-cyclonedx "$cargo_cyclonedx_version" ;;
+    debian-root) debian_root ;;
+    *) fail "unknown part '$part': packages, kafka, kafka-older, keycloak, cargo-deny, packaging, cargo-deb, cargo-cyclonedx, debian-root" ;;
     esac
 done
