@@ -314,10 +314,11 @@ fn c_is_compiled_for_tls_alone_and_by_ring_alone() {
 /// Every text file of the repository that people write.
 fn texts() -> Vec<String> {
     let extensions = ["rs", "md", "toml", "sh", "py", "yml", "yaml", "xml", "conf", "env"];
-    let mut found: Vec<String> = ["src", "tests", "benches", "fuzz", "docs", "examples", "bench", "scripts"]
-        .iter()
-        .flat_map(|folder| files(folder, &extensions))
-        .collect();
+    let mut found: Vec<String> =
+        ["src", "tests", "benches", "fuzz", "docs", "examples", "bench", "scripts", "cross"]
+            .iter()
+            .flat_map(|folder| files(folder, &extensions))
+            .collect();
     let at_root = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "Makefile", "Cargo.toml", ".ci/run"];
     found.extend(at_root.iter().filter(|path| root().join(path).is_file()).map(|path| (*path).to_owned()));
     found

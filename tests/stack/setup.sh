@@ -2,11 +2,12 @@
 # Installs what the demo and the tests need, and only what is missing. Safe to run again at any time.
 #
 #   setup.sh packages     Debian packages: Mosquitto and its clients, kcat, a Java runtime, Maven, a C linker
+#   setup.sh cross        the packages for cross/: an emulator of the boards' CPUs, Python's venv, a C linker
 #   setup.sh kafka        the pinned Apache Kafka (kafka/pom.xml) into the cache
 #   setup.sh kafka-older  the older ones that the tests start besides, pinned below, into the cache
 #   setup.sh keycloak     the pinned Keycloak, built and with an empty database, into the cache
 #   setup.sh cargo-deny   the pinned cargo-deny into the cache
-#   setup.sh              all five
+#   setup.sh              all of them but cross
 #
 # The cache is $TIDEGATE_STACK_CACHE, or .cache in the checkout. It outlives `cargo clean`.
 # Works on Debian and Raspberry Pi OS (x86-64, arm64).
@@ -51,9 +52,18 @@ missing_packages() {
     # GNU timeout and setsid are part of every Debian; ss, ps and the like are not needed.
 }
 
+missing_for_cross() {
+    # The emulator comes in one package for all CPUs.
+    have qemu-arm-static || echo qemu-user-static
+    # Debian's python3 has the module venv and not what it needs.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    have cc || echo build-essential
+}
+
+# packages LIST: installs what the function LIST names.
 packages() {
     # Word splitting turns the list into arguments below.
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$("$1" | tr '\n' ' ')
     if [ -z "$missing" ]; then
         say "packages: all there"
         return
@@ -78,7 +88,7 @@ packages() {
     # shellcheck disable=SC2086
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing ||
         fail "apt-get could not install: $missing(is the network there?)"
-    missing=$(missing_packages | tr '\n' ' ')
+    missing=$("$1" | tr '\n' ' ')
     [ -z "$missing" ] || fail "still missing after apt-get: $missing(Java must be 17 or later: Debian 12 or later has it)"
 }
 
@@ -193,11 +203,12 @@ cargo_deny() {
 [ $# -gt 0 ] || set -- packages kafka kafka-older keycloak cargo-deny
 for part in "$@"; do
     case $part in
-    packages) packages ;;
+    packages) packages missing_packages ;;
+    cross) packages missing_for_cross ;;
     kafka) kafka ;;
     kafka-older) kafka_older ;;
     keycloak) keycloak ;;
     cargo-deny) cargo_deny ;;
-    *) fail "unknown part '$part': packages, kafka, kafka-older, keycloak, cargo-deny" ;;
+    *) fail "unknown part '$part': packages, cross, kafka, kafka-older, keycloak, cargo-deny" ;;
     esac
 done
