@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check properties acceptance audit bench fuzz build deb deb-test image image-test release clean test-setup demo-setup check-setup deb-setup rust
+.PHONY: help demo test check properties acceptance audit bench fuzz build cross cross-test reproducible deb deb-test image image-test release clean test-setup demo-setup check-setup deb-setup rust
 
 CACHE := $(or $(TIDEGATE_STACK_CACHE),$(CURDIR)/.cache)
 export TIDEGATE_STACK_CACHE := $(CACHE)
@@ -53,6 +53,15 @@ fuzz: rust ## each fuzz target for FUZZ_SECONDS (60); needs a nightly Rust and c
 
 build: demo-setup ## release executables in target/release
 	cargo build --release --locked --bins
+
+cross: rust ## static executables for boards in target/cross/TARGET; one of them with TARGET=...
+	cross/build.sh $(TARGET)
+
+cross-test: rust ## the same under emulators of the boards' CPUs: unit tests, and real brokers; prints a table
+	cross/test.sh $(TARGET)
+
+reproducible: rust ## builds one target twice, from two folders: the same bytes
+	cross/reproducible.sh $(TARGET)
 
 # Static executables for every board, or for one: `make cross` leaves them in target/cross.
 deb: cross deb-setup ## Debian packages for every board in dist/; one of them with TARGET=...

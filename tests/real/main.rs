@@ -6,6 +6,7 @@
 
 mod support;
 
+mod board;
 mod crash;
 mod exactly_once;
 mod flow;

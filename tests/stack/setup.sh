@@ -8,8 +8,9 @@
 #   setup.sh cargo-deny   the pinned cargo-deny into the cache
 #   setup.sh              all five
 #
-# And for packages and images, which `make test` does not build:
+# And for executables for boards, packages and images, which `make test` does not build:
 #
+#   setup.sh cross            Debian packages: an emulator of the boards' CPUs, Python's venv, a C linker
 #   setup.sh packaging        Debian packages: lintian, debootstrap, buildah
 #   setup.sh cargo-deb        the pinned cargo-deb into the cache
 #   setup.sh cargo-cyclonedx  the pinned cargo-cyclonedx into the cache
@@ -67,6 +68,14 @@ missing_for_packaging() {
     have debootstrap || echo debootstrap
     have buildah || echo buildah
     [ -e /etc/ssl/certs/ca-certificates.crt ] || echo ca-certificates
+}
+
+missing_for_cross() {
+    # The emulator comes in one package for all CPUs.
+    have qemu-arm-static || echo qemu-user-static
+    # Debian's python3 has the module venv and not what it needs.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    have cc || echo build-essential
 }
 
 # packages LIST: installs what the function LIST names.
@@ -239,6 +248,7 @@ for part in "$@"; do
     case $part in
     packages) packages missing_packages ;;
     packaging) packages missing_for_packaging ;;
+    cross) packages missing_for_cross ;;
     kafka) kafka ;;
     kafka-older) kafka_older ;;
     keycloak) keycloak ;;
@@ -246,6 +256,6 @@ for part in "$@"; do
     cargo-deb) cargo_tool cargo-deb "$cargo_deb_version" ;;
     cargo-cyclonedx) cargo_tool cargo-cyclonedx "$cargo_cyclonedx_version" ;;
     debian-root) debian_root ;;
-    *) fail "unknown part '$part': packages, kafka, kafka-older, keycloak, cargo-deny, packaging, cargo-deb, cargo-cyclonedx, debian-root" ;;
+    *) fail "unknown part '$part': packages, kafka, kafka-older, keycloak, cargo-deny, cross, packaging, cargo-deb, cargo-cyclonedx, debian-root" ;;
     esac
 done

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use super::process::{Process, built, installed, tail};
+use super::process::{Process, installed, tail, tidegate};
 use super::{Mosquitto, SpoolDir, Stage};
 
 pub struct Gateway {
@@ -68,10 +68,10 @@ impl Gateway {
     }
 
     pub fn up(&mut self) {
-        let mut command = built("tidegate");
+        let mut command = tidegate();
         if let [program, arguments @ ..] = self.before.as_slice() {
             let mut starter = installed(program);
-            starter.args(arguments).arg(command.get_program());
+            starter.args(arguments).arg(command.get_program()).args(command.get_args());
             command = starter;
         }
         command.envs(&self.env).env("RUST_BACKTRACE", "1");
@@ -80,7 +80,7 @@ impl Gateway {
 
     /// `tidegate check` in the same environment: its exit code, and all it wrote.
     pub fn check(&self) -> (Option<i32>, String) {
-        let output = built("tidegate").arg("check").envs(&self.env).output().expect("tidegate starts");
+        let output = tidegate().arg("check").envs(&self.env).output().expect("tidegate starts");
         let text = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8_lossy(&text).into_owned())
     }

@@ -46,6 +46,28 @@ pub fn built(name: &str) -> Command {
     clean(Command::new(file))
 }
 
+/// tidegate: the one that cargo built, or the one for a board that cross/test.sh names in TIDEGATE_REAL_EXECUTABLE. It is
+/// started by TIDEGATE_REAL_RUNNER then, a program and arguments between blanks, which stays the process: an emulator.
+pub fn tidegate() -> Command {
+    let Some(file) = std::env::var_os("TIDEGATE_REAL_EXECUTABLE") else { return built("tidegate") };
+    let file = Path::new(&file);
+    assert!(file.is_file(), "{} is not built: run `make cross`", file.display());
+    let runner = runner();
+    match runner.split_whitespace().collect::<Vec<_>>().as_slice() {
+        [program, arguments @ ..] => {
+            let mut command = installed(program);
+            command.args(arguments).arg(file);
+            command
+        }
+        [] => clean(Command::new(file)),
+    }
+}
+
+/// TIDEGATE_REAL_RUNNER, empty without one.
+pub fn runner() -> String {
+    std::env::var("TIDEGATE_REAL_RUNNER").unwrap_or_default()
+}
+
 fn clean(mut command: Command) -> Command {
     command.env_clear();
     for name in ["PATH", "HOME", "LANG", "JAVA_HOME"] {
@@ -147,6 +169,23 @@ impl Process {
     /// Resident memory, now and at its highest, KiB (proc(5): VmRSS, VmHWM).
     pub fn memory_kib(&self) -> (u64, u64) {
         (self.account("status", "VmRSS"), self.account("status", "VmHWM"))
+    }
+
+    /// Resident memory of the program that an emulator runs, without the emulator's own, KiB: its mappings lie from `base`
+    /// up to where the kernel puts the emulator's heap, then its code (proc(5): smaps).
+    pub fn guest_memory_kib(&self, base: u64) -> u64 {
+        const EMULATOR: u64 = 0x5000_0000_0000;
+        let text = fs::read_to_string(format!("/proc/{}/smaps", self.id())).unwrap_or_default();
+        let (mut within, mut sum_kib) = (false, 0);
+        for line in text.lines() {
+            let (word, rest) = line.split_once([' ', '-']).unwrap_or((line, ""));
+            if let Ok(start) = u64::from_str_radix(word, 16) {
+                within = (base..EMULATOR).contains(&start);
+            } else if within && word == "Rss:" {
+                sum_kib += rest.trim().trim_end_matches(" kB").parse::<u64>().expect("smaps counts in kB");
+            }
+        }
+        sum_kib
     }
 
     /// Bytes that it had written to a disk, or will have (proc(5): write_bytes). Its log is among them.

@@ -30,6 +30,8 @@ pub struct Rig {
     pub peaks: Peaks,
     /// None until the load begins.
     publisher: Option<Publisher>,
+    /// How often the gateway was started.
+    starts: usize,
     /// How long the gateway was away at each kill: beyond a second Mosquitto's queue is full.
     pauses: Vec<Duration>,
     /// What Kafka had before it went away last, or when draining was seen last.
@@ -78,6 +80,7 @@ impl Rig {
             flow,
             peaks,
             publisher: None,
+            starts: 1,
             pauses: Vec::new(),
             had: 0,
             back: None,
@@ -132,13 +135,27 @@ impl Rig {
 
     fn kill_and_start(&mut self, away_from: Instant) {
         self.flow.gateway.kill();
+        self.start_again();
+        self.pauses.push(away_from.elapsed());
+    }
+
+    /// Stopped in order, and started again; how long that took until it was back at Mosquitto.
+    pub fn gateway_is_restarted(&mut self) -> Duration {
+        self.peaks.look(&mut self.flow.gateway, &self.spool);
+        self.flow.gateway.stop_in_order();
+        self.start_again()
+    }
+
+    /// Starts it and waits until it is back at Mosquitto, which takes this long.
+    fn start_again(&mut self) -> Duration {
+        let from = Instant::now();
         self.flow.gateway.up();
-        let (client, connections) = (self.flow.gateway.client_id.clone(), self.pauses.len() + 2);
+        self.starts += 1;
+        let (client, connections) = (self.flow.gateway.client_id.clone(), self.starts);
         until("tidegate to be back at Mosquitto", Duration::from_secs(20), || {
             let seen = self.mosquitto.connections_of(&client);
-            if seen >= connections { Ok(()) } else { Err(self.flow.gateway.log_text()) }
-        });
-        self.pauses.push(away_from.elapsed());
+            if seen >= connections { Ok(from.elapsed()) } else { Err(self.flow.gateway.log_text()) }
+        })
     }
 
     /// Waits until stored records come out of the spool; there must be more of them.

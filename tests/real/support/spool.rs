@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::process::built;
+use super::process::tidegate;
 use super::{Gateway, Stage, until};
 
 /// What an empty spool may keep: its lock and a checkpoint, which is written anew above 64 KiB.
@@ -57,7 +57,7 @@ impl SpoolDir {
     /// What `tidegate spool status` prints, and how long it took.
     pub fn status(&self) -> (String, Duration) {
         let from = Instant::now();
-        let output = built("tidegate").args(["spool", "status"]).arg(&self.path).output();
+        let output = tidegate().args(["spool", "status"]).arg(&self.path).output();
         let output = output.expect("tidegate starts");
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "tidegate spool status: {}\n{errors}", output.status);
