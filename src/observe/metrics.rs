@@ -124,6 +124,11 @@ pub const METRICS: &[Metric] = &[
         Mqtt(|c| &c.oversized),
     ),
     Metric::new(
+        "tidegate_mqtt_malformed_packets_total",
+        "PUBLISH packets that cannot be read, dead-lettered",
+        Mqtt(|c| &c.malformed),
+    ),
+    Metric::new(
         "tidegate_mqtt_connects_total",
         "Connections that the MQTT broker accepted",
         Mqtt(|c| &c.connects),

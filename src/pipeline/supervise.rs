@@ -154,7 +154,8 @@ impl Supervisor {
         }
         self.observed.stopping.store(true, Relaxed);
         if let Some(notifier) = &mut self.notifier {
-            notifier.stopping(self.timeout + GRACE * 4);
+            // Each of the four below may take its grace, and the end itself a moment.
+            notifier.stopping(self.timeout + GRACE * 5);
         }
         let stopping_since = clock::now();
         self.stopping_since = Some(stopping_since);

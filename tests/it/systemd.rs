@@ -233,7 +233,7 @@ fn a_stop_is_told_at_once_with_its_time_and_the_watchdog_is_fed_meanwhile() {
     gateway.signal(Signal::TERM);
     manager.wait_for_within(Duration::from_secs(5), "STOPPING=1");
     manager.wait_for("STATUS=stopping");
-    let extended = manager.wait_for("EXTEND_TIMEOUT_USEC=38000000");
+    let extended = manager.wait_for("EXTEND_TIMEOUT_USEC=40000000");
     for _ in 0..4 {
         manager.wait_for_more("WATCHDOG=1");
     }
