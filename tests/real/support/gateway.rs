@@ -138,4 +138,11 @@ impl Gateway {
             .map(str::to_owned)
             .collect()
     }
+
+    /// [`Gateway::complaints`] but for one: that Kafka took half a second for some message. A busy machine does that, and it is not what
+    /// most tests are about.
+    pub fn complaints_but_of_slowness(&self) -> Vec<String> {
+        let slow = "has not acknowledged records for topic";
+        self.complaints().into_iter().filter(|line| !line.contains(slow)).collect()
+    }
 }
