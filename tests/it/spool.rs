@@ -34,9 +34,13 @@ fn options() -> Options {
     Options { segment_bytes: 16 * 1024, free_bytes_min: 0, ..Options::default() }
 }
 
+fn open_at_once(directory: &Path) -> Result<(DiskSpool, Report), SpoolError> {
+    DiskSpool::open(Arc::new(StdFs), directory, options())
+}
+
 /// A process that another test is starting holds what was locked here until it runs its own program.
 fn open(directory: &Path) -> Result<(DiskSpool, Report), SpoolError> {
-    wait::until("the spool is free", || match DiskSpool::open(Arc::new(StdFs), directory, options()) {
+    wait::until("the spool is free", || match open_at_once(directory) {
         Err(SpoolError::Locked(_)) => Err("locked"),
         opened => Ok(opened),
     })
@@ -348,7 +352,7 @@ fn the_command_line_looks_while_another_process_has_the_lock_and_changes_nothing
     let before = contents(&directory);
     let lock = tidegate::fs::Filesystem::lock(&StdFs, &directory.join("lock")).unwrap();
     assert!(lock.is_some());
-    let Err(error) = open(&directory) else { panic!("it opened twice") };
+    let Err(error) = open_at_once(&directory) else { panic!("it opened twice") };
     assert!(error.to_string().contains("belongs to another running tidegate"), "{error}");
     let path = directory.to_str().unwrap();
     let (code, text) = tidegate(&["spool", "status", path]);
