@@ -18,10 +18,10 @@ registry=${CARGO_HOME:-$HOME/.cargo}/registry
 
 for place in a elsewhere/with/a-longer-name; do
     copy=$work/$place
-    mkdir -p "$copy/home" "$copy/source"
+    mkdir -p "$copy/cargo" "$copy/source"
     (cd "$checkout" && tar -c --exclude=./target --exclude=./.cache --exclude=./.git .) | tar -x -C "$copy/source"
-    [ ! -d "$registry" ] || cp -r "$registry" "$copy/home/registry"
-    TIDEGATE_STACK_CACHE=$cache CARGO_HOME=$copy/home CARGO_TARGET_DIR=$copy/target "$copy/source/cross/build.sh" "$target"
+    [ ! -d "$registry" ] || cp -r "$registry" "$copy/cargo/registry"
+    TIDEGATE_STACK_CACHE=$cache CARGO_HOME=$copy/cargo CARGO_TARGET_DIR=$copy/target "$copy/source/cross/build.sh" "$target"
     # shellcheck disable=SC2086 # a list
     (cd "$copy/target/cross/$target" && sha256sum $binaries) >>"$work/sums"
     # Disk may be short: only the sums are compared.
