@@ -9,7 +9,7 @@ SHELL := /bin/bash
 CACHE := $(or $(TIDEGATE_STACK_CACHE),$(CURDIR)/.cache)
 export TIDEGATE_STACK_CACHE := $(CACHE)
 DENY := $(CACHE)/cargo-deny/bin/cargo-deny
-CROSS_BUILT := $(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/cross
+TARGETS := $(or $(TARGET),$(shell sed -n "s/^targets='\(.*\)'/\1/p" cross/targets.sh))
 FUZZ_SECONDS ?= 60
 
 help: ## this list
@@ -19,10 +19,12 @@ demo: demo-setup ## real Mosquitto, Kafka, tidegate and both clients, with a fre
 	cargo build --release --locked --bins --example demo
 	target/release/examples/demo
 
-test: test-setup check ## everything: checks, unit tests, scripted brokers, real brokers
+test: test-setup check ## everything: checks, unit tests, scripted brokers, real brokers, and a board's emulator
 	# The tests wait more than they work, and those with real brokers take turns: eight at once on any machine.
 	# A fixed seed: what passes here passes everywhere. `make properties` looks for what it misses.
 	PROPTEST_RNG_SEED=1 cargo test --locked --no-fail-fast -- --test-threads=8
+	# One board of the four, the least able, compiled in a hurry: `make cross-test` has all of them as they are released.
+	CROSS_PROFILE=cross-test CROSS_BINARIES=tidegate cross/test.sh arm-unknown-linux-musleabihf
 
 properties: rust ## the property tests with seeds of their own, 5000 cases each (some minutes)
 	PROPTEST_CASES=5000 cargo test --locked --release --lib
@@ -65,16 +67,16 @@ reproducible: rust ## builds one target twice, from two folders: the same bytes
 
 # Static executables for every board, or for one: `make cross` leaves them in target/cross.
 deb: cross deb-setup ## Debian packages for every board in dist/; one of them with TARGET=...
-	for target in $(or $(TARGET),$(notdir $(wildcard $(CROSS_BUILT)/*-linux-*))); do packaging/build-deb.sh "$$target"; done
+	for target in $(TARGETS); do packaging/build-deb.sh "$$target"; done
 
 deb-test: deb-setup ## the package's life in a Debian of its own, with systemd: installed, upgraded under load, purged (root)
 	tests/stack/setup.sh packages kafka debian-root
 	$(MAKE) cross TARGET=$$(packaging/host-target.sh)
 	packaging/test-deb.sh
 
-image: cross ## container images for every board in dist/, by buildah
+image: cross ## container images for every board in dist/, by buildah; one of them with TARGET=...
 	tests/stack/setup.sh packaging
-	docker/build-images.sh dist
+	docker/build-images.sh dist $(TARGETS)
 
 image-test: ## the image of this machine, run read-only and without root's rights, with real brokers (root)
 	tests/stack/setup.sh packages kafka packaging
@@ -83,13 +85,14 @@ image-test: ## the image of this machine, run read-only and without root's right
 
 release: cross deb-setup ## everything of a release in dist/: tarballs, packages, images, SBOM, checksums
 	tests/stack/setup.sh cargo-cyclonedx
-	packaging/release.sh
+	packaging/release.sh $(TARGETS)
 
 clean: ## remove what was built; .cache with the fetched brokers stays
 	cargo clean
 
 test-setup: rust ## fetch what the tests need
-	@tests/stack/setup.sh packages kafka kafka-older keycloak cargo-deny
+	@tests/stack/setup.sh packages kafka kafka-older keycloak cargo-deny cross
+	@cross/setup.sh tools
 
 demo-setup: rust
 	@tests/stack/setup.sh packages kafka

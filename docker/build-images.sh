@@ -2,7 +2,7 @@
 # Makes the images from what `make cross` built, without a container engine: buildah, no root needed where user namespaces are
 # allowed, no base image fetched.
 #
-#   build-images.sh DIR [ARCH[/VARIANT]...]     by default amd64 arm64 arm/v7 arm/v6
+#   build-images.sh DIR [ARCH[/VARIANT] | TARGET]...     by default amd64 arm64 arm/v7 arm/v6
 #
 # Into DIR: tidegate-VERSION-ARCH.docker.tar for `docker load` or `podman load`, and tidegate-VERSION.oci.tar with all of them
 # under one name for a registry (`skopeo copy --all`). OCI's form has no place for HEALTHCHECK; Docker's has.
@@ -10,7 +10,7 @@ set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 checkout=$(CDPATH='' cd -- "$here/.." && pwd)
-out=${1:?usage: build-images.sh DIR [ARCH[/VARIANT]...]}
+out=${1:?usage: build-images.sh DIR [ARCH[/VARIANT] | TARGET]...}
 shift
 [ $# -gt 0 ] || set -- amd64 arm64 arm/v7 arm/v6
 cd "$checkout"
@@ -24,7 +24,9 @@ SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || 
 # Everything in a folder of its own: the images of this machine's user are none of our business.
 mkdir -p target "$out"
 work=$(mktemp -d "$checkout/target/images.XXXXXX")
-trap 'rm -rf "$work"' EXIT
+# Without root the files of the image belong to numbers that only a namespace may touch.
+remove() { if [ "$(id -u)" -eq 0 ]; then rm -rf "$work"; else buildah unshare rm -rf "$work"; fi; }
+trap remove EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 build() { buildah --root "$work/store" --runroot "$work/run" --storage-driver vfs "$@"; }
@@ -33,6 +35,12 @@ build() { buildah --root "$work/store" --runroot "$work/run" --storage-driver vf
 : >"$work/ignore-nothing"
 build manifest create "tidegate:$version" >/dev/null
 for platform in "$@"; do
+    case $platform in
+    x86_64-*) platform=amd64 ;;
+    aarch64-*) platform=arm64 ;;
+    armv7-*) platform=arm/v7 ;;
+    arm-*) platform=arm/v6 ;;
+    esac
     arch=${platform%/*} variant=
     case $platform in */*) variant=${platform#*/} ;; esac
     target=$("$here/target-of.sh" "$arch" "$variant")

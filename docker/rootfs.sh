@@ -20,6 +20,8 @@ fail() {
 [ -x "$binaries/tidegate" ] || fail "$binaries/tidegate is not there: run make cross TARGET=$target"
 [ -s "$roots" ] || fail "$roots is not there: install ca-certificates"
 
+# Whatever this user's is: the gateway in the image is another.
+umask 022
 rm -rf "$out"
 mkdir -p "$out/gateway/etc/ssl/certs" "$out/gateway/var/lib/tidegate" "$out/clients"
 install -m 755 "$binaries/tidegate" "$out/gateway/tidegate"

@@ -2,25 +2,20 @@
 # The image of this machine's architecture, made by buildah and run as an engine runs it: its root file system read-only, as
 # user 65532, nothing writable but the volume. Against real brokers, with an outage of Kafka and a new container in it.
 #
-#   sudo docker/test-image.sh         needs root (mounts, chroot), and what `make image-test` prepares
+#   sudo docker/test-image.sh        needs root (mounts, chroot), and what `make image-test` prepares
 set -euo pipefail
 
 # shellcheck source=packaging/stage.bash
 . "$(dirname "$0")/../packaging/stage.bash"
-[ "$(id -u)" -eq 0 ] || fail "needs root: sudo -E make image-test"
+[ "$(id -u)" -eq 0 ] || fail "needs root: make cross, then sudo -E env \"PATH=\$PATH\" make image-test"
 need buildah "tests/stack/setup.sh packaging"
 need python3 "apt-get install python3"
 
-case $target in
-x86_64-*) platform=amd64 ;;
-aarch64-*) platform=arm64 ;;
-armv7-*) platform=arm/v7 ;;
-*) platform=arm/v6 ;;
-esac
-archive=$(docker/build-images.sh "$work/images" "$platform" 2>"$work/build.log" | head -n 1) || {
+docker/build-images.sh "$work/images" "$target" >"$work/archives" 2>"$work/build.log" || {
     cat "$work/build.log"
     fail "the image is not built"
 }
+archive=$(head -n 1 "$work/archives")
 mkdir "$work/image" "$work/tree" "$work/volume"
 tar -C "$work/image" -xf "$archive"
 # field PYTHON: of the image's configuration.
@@ -41,6 +36,9 @@ mapfile -t variables < <(field '"\n".join(image["config"]["Env"])')
 for layer in $(field '" ".join(manifest["Layers"])'); do tar -C "$work/tree" -xf "$work/image/$layer"; done
 [ "$(stat -c '%u:%g' "$work/tree/var/lib/tidegate")" = 65532:65532 ] || fail "a new volume would be root's"
 [ -s "$work/tree/etc/ssl/certs/ca-certificates.crt" ] || fail "no authorities for TLS"
+for path in etc etc/ssl etc/ssl/certs; do
+    [ "$(stat -c %a "$work/tree/$path")" = 755 ] || fail "/$path cannot be read by the gateway"
+done
 say "$bytes bytes; in it: $(cd "$work/tree" && find . -type f | sort | tr '\n' ' ')"
 # What an engine does with a new volume.
 chown 65532:65532 "$work/volume"

@@ -23,8 +23,14 @@ fail() {
 
 target=${1:?usage: build-deb.sh TARGET [REVISION [BINARY]]}
 revision=${2:-1}
-binary=${3:-${CARGO_TARGET_DIR:-$checkout/target}/cross/$target/tidegate}
+built=${CARGO_TARGET_DIR:-$checkout/target}
+case $built in
+/*) ;;
+*) built=$checkout/$built ;;
+esac
+binary=${3:-$built/cross/$target/tidegate}
 [ -x "$binary" ] || fail "$binary is not there: run make cross TARGET=$target"
+binary=$(readlink -f "$binary")
 [ -x "$cache/cargo-deb/bin/cargo-deb" ] || fail "cargo-deb is not there: run tests/stack/setup.sh cargo-deb"
 
 cd "$checkout"

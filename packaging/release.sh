@@ -33,9 +33,8 @@ export SOURCE_DATE_EPOCH
 rm -rf dist
 mkdir -p dist
 
-platforms=
 for target in "$@"; do
-    package=$(packaging/build-deb.sh "$target")
+    package=$(TIDEGATE_DIST=dist packaging/build-deb.sh "$target")
     say "$package"
     name=tidegate-$version-$target
     folder=target/packaging/$name
@@ -44,32 +43,27 @@ for target in "$@"; do
     for binary in tidegate publisher-mqtt subscriber-kafka; do install -m 755 "$built/$target/$binary" "$folder/"; done
     cp -r systemd/tidegate.service packaging/tidegate.env target/packaging/files/man target/packaging/files/completions \
         target/packaging/files/THIRD-PARTY.txt LICENSE-MIT LICENSE-APACHE README.md CHANGELOG.md docs "$folder/"
-    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=go-w -C target/packaging -cf - "$name" |
-        gzip -9n >"dist/$name.tar.gz"
+    # Not by a pipe, which hides how its first part ended.
+    tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX -C target/packaging \
+        -cf "dist/$name.tar" "$name"
+    gzip -9n "dist/$name.tar"
     rm -rf "$folder"
     say "dist/$name.tar.gz"
-    case $target in
-    x86_64-*) platforms="$platforms amd64" ;;
-    aarch64-*) platforms="$platforms arm64" ;;
-    armv7-*) platforms="$platforms arm/v7" ;;
-    arm-*) platforms="$platforms arm/v6" ;;
-    *) fail "unknown target $target" ;;
-    esac
 done
 
-# shellcheck disable=SC2086 # a list
-docker/build-images.sh dist $platforms | while read -r archive; do say "$archive"; done
+docker/build-images.sh dist "$@" >target/packaging/archives
+while read -r archive; do say "$archive"; done <target/packaging/archives
 
 # Which crates are compiled in is the same for every target of these.
 bill=tidegate-$version.cdx
 "$cache/cargo-cyclonedx/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target aarch64-unknown-linux-musl \
     --override-filename "$bill" || fail "cargo-cyclonedx"
 # Where it was built is nobody's business.
-sed "s|path+file://$checkout|path+file:///tidegate|g" "$bill.json" >"dist/$bill.json"
+sed 's|path+file://[^"#]*|path+file:///tidegate|g' "$bill.json" >"dist/$bill.json"
 rm "$bill.json"
 say "dist/$bill.json"
 
-awk -v version="$version" '/^## /{ wanted = index($2, version) == 1 } wanted' CHANGELOG.md >"dist/CHANGELOG-$version.md"
+awk -v version="$version" '/^## /{ wanted = $2 == version } wanted' CHANGELOG.md >"dist/CHANGELOG-$version.md"
 [ -s "dist/CHANGELOG-$version.md" ] || fail "CHANGELOG.md has no section of $version"
 
 (cd dist && sha256sum -- * >../target/packaging/SHA256SUMS)

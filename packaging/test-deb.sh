@@ -9,7 +9,7 @@
 # shellcheck source=packaging/stage.bash
 . "$(dirname "$0")/stage.bash"
 
-[ "$(id -u)" -eq 0 ] || fail "needs root: sudo -E make deb-test"
+[ "$(id -u)" -eq 0 ] || fail "needs root: make cross, then sudo -E env \"PATH=\$PATH\" make deb-test"
 need lintian "tests/stack/setup.sh packaging"
 archive=$(echo "$cache"/debian-root-*.tar.gz)
 [ -s "$archive" ] || fail "no Debian root: run tests/stack/setup.sh debian-root"
@@ -99,6 +99,8 @@ cp "$second" "$root/tmp/2.deb"
 inside dpkg --install /tmp/1.deb >"$work/dpkg.log" 2>&1 || { cat "$work/dpkg.log"; fail "dpkg --install"; }
 grep -q 'fill in /etc/tidegate' "$work/dpkg.log" || fail "the user is not told what to do next"
 [ "$(inside systemctl is-enabled tidegate)" = enabled ] || fail "not enabled at boot"
+# READY may take hours while the MQTT broker is away: the boot must not wait for it.
+case $(inside systemctl show --property After --value multi-user.target) in *tidegate*) fail "the boot waits for it" ;; esac
 ! active || fail "started without settings"
 [ "$(inside stat -c '%U %a' $settings)" = "root 600" ] || fail "settings can be read by others"
 [ "$(inside stat -c '%U %a' /var/lib/tidegate)" = "tidegate 700" ] || fail "the spool's folder is not the gateway's alone"

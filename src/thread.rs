@@ -47,6 +47,16 @@ pub fn pause(length: std::time::Duration) {
     std::thread::sleep(length);
 }
 
+/// Makes each panic of the process an event of the log: one line, and at ERROR, where the system's own words are several without a level.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let current = std::thread::current();
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let text = panic_text(panic.payload());
+        log::error!("the {} thread panicked at {place}: {text}", current.name().unwrap_or("nameless"));
+    }));
+}
+
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         (*text).to_owned()

@@ -51,27 +51,15 @@ const KAFKA_RESPONSE_BYTES_MAX: u32 = (64 + 1) * 1024 * 1024;
 /// How long a start waits for the spool or the address of a process that is ending, and how often it looks.
 const LOCKED_FOR: Duration = Duration::from_secs(2);
 const LOCK_AGAIN: Duration = Duration::from_millis(50);
+/// How often an address that cannot be had is tried after that.
+const LISTEN_AGAIN: Duration = Duration::from_secs(5);
 /// How long `check` waits for Kafka, beyond the wait for a token.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Why the gateway cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The address of HTTP_LISTEN cannot be had: another process has it, or this machine has none such.
-    #[error("cannot listen on {address}: give HTTP_LISTEN another address, or `off`")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
 
 /// Runs the gateway.
 ///
 /// # Errors
-/// See [`StartError`] and [`pipeline::PipelineError`].
+/// See [`SpoolError`] and [`pipeline::PipelineError`].
 pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
     let service = config::service();
     let heartbeats = Heartbeats::new(service.watchdog, clock::now());
@@ -80,11 +68,15 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
     if let Some(address) = config.run.http_listen {
         serve(address, observed.clone())?;
     }
-    let notifier = service.notifies.then(|| {
-        let limit = disk_limit(config.spool.segment_bytes.into());
-        Notifier::start(observed.clone(), service.watchdog, limit, sd_notify::notify, clock::now())
-    });
+    // All of the spool may have to be read.
+    let limit = disk_limit(config.spool.bytes_max);
+    let notifier = service
+        .notifies
+        .then(|| Notifier::start(observed.clone(), service.watchdog, limit, sd_notify::notify, clock::now()));
+    let opening = heartbeats.join("main", clock::now());
+    opening.works(limit, clock::now());
     let spool = open_spool(&config.spool)?;
+    drop(opening);
     let publish = PublishOptions {
         headers: HeaderChoice {
             id: config.kafka.headers.id,
@@ -125,14 +117,13 @@ pub fn run(config: Config, router: Router) -> Result<(), Box<dyn Error>> {
     Ok(pipeline::run(options)?)
 }
 
-/// Serves the pages for as long as the process lives. A fault there is no reason to stop the messages: probes notice it.
-fn serve(address: SocketAddr, observed: Observed) -> Result<(), Box<dyn Error>> {
-    let server = listen_when_free(address).map_err(|source| StartError::Listen { address, source })?;
-    info!("HTTP on http://{}: /metrics, /healthz, /readyz", server.address());
+/// Serves the pages for as long as the process lives. A fault there, or an address that is taken, is no reason to stop the messages:
+/// probes notice it.
+fn serve(address: SocketAddr, observed: Observed) -> io::Result<()> {
     let pages: Pages = Box::new(move |path| page(&observed, path));
     thread::spawn(
         "http",
-        move || server.serve(&pages),
+        move || listen(address).serve(&pages),
         |ending| {
             error!("the http thread ended ({ending:?}): nothing is served until a restart");
         },
@@ -140,16 +131,26 @@ fn serve(address: SocketAddr, observed: Observed) -> Result<(), Box<dyn Error>> 
     Ok(())
 }
 
-/// A process that was killed may hold its address for a moment longer than it lives.
-fn listen_when_free(address: SocketAddr) -> io::Result<Server> {
-    let until = clock::now() + LOCKED_FOR;
+/// Waits for the address. A process that was killed may hold it for a moment longer than it lives; one of an interface may come with that.
+fn listen(address: SocketAddr) -> Server {
+    let tell_at = clock::now() + LOCKED_FOR;
+    let mut told = false;
     loop {
         match Server::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && clock::now() < until => {
-                thread::pause(LOCK_AGAIN);
+            Ok(server) => {
+                info!("HTTP on http://{}: /metrics, /healthz, /readyz", server.address());
+                return server;
             }
-            bound => return bound,
+            Err(error) if !told && clock::now() >= tell_at => {
+                told = true;
+                error!(
+                    "cannot listen on {address}: {error}; nobody can ask how the gateway is until that is free: or give HTTP_LISTEN \
+                     another address, or `off`"
+                );
+            }
+            Err(_) => {}
         }
+        thread::pause(if told { LISTEN_AGAIN } else { LOCK_AGAIN });
     }
 }
 

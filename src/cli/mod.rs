@@ -23,6 +23,7 @@ use crate::error::chain;
 use crate::observe;
 use crate::observe::log::Style;
 use crate::route::{Router, Rules};
+use crate::thread;
 
 pub use self::health::UnwellError;
 pub use self::spool::{LookError, SpoolCommand, SpoolDirectory};
@@ -181,7 +182,7 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
     }
     // Needs one variable only: a probe may not be allowed to read the secrets.
     if let Command::Health { ready } = command {
-        let address = config::http_listen(cli.env_file.as_deref())?;
+        let address = config::http_listen(cli.env_file.as_deref()).map_err(UnwellError::from)?;
         return health::health(address, ready, out);
     }
     let config = Config::load(cli.env_file.as_deref())?;
@@ -189,6 +190,7 @@ pub fn execute(cli: &Cli, hooks: &Hooks<'_>, out: &mut dyn Write) -> Result<(), 
         Command::Run => {
             let style = Style::of_stderr(config::service().journal);
             observe::log::init(config.run.log_level.filter(), style)?;
+            thread::log_panics();
             let router = Router::new(config.routes.rules.clone());
             for warning in warnings(&config, &router) {
                 warn!("{warning}");

@@ -47,7 +47,8 @@ const ENV_FILE_HEAD: &str = "\
 # Settings of tidegate, one NAME=VALUE a line. Written from the program's table of variables; what you set here an upgrade keeps.
 #
 # Needed are the lines without # that end in =, and one of TOPIC_LIST and WILDCARD_TOPIC_LIST. A line with # in front shows the
-# default. A value with spaces, #, quotes or $ stands in single quotes.
+# default. A value with spaces, #, quotes or $ stands in single quotes. A comment has a line of its own, and there is no `export`: systemd
+# knows neither.
 #
 #   look whether it is right:  tidegate check --env-file /etc/tidegate/tidegate.env
 #   let it count:              systemctl restart tidegate
@@ -55,7 +56,7 @@ const ENV_FILE_HEAD: &str = "\
 # A secret is safer in a file of its own, which systemd hands over (systemctl edit tidegate):
 #   [Service]
 #   LoadCredential=kafka-password:/etc/tidegate/kafka-password
-#   Environment=SASL_PASSWORD_FILE=%d/kafka-password
+#   Environment=SASL_PASSWORD_FILE=/run/credentials/tidegate.service/kafka-password
 ";
 
 /// What the Debian package sets beside what every user must.

@@ -438,8 +438,15 @@ pub fn gather(env_file: Option<&Path>) -> Result<(Variables, Vec<String>), Confi
 pub fn http_listen(env_file: Option<&Path>) -> Result<Option<SocketAddr>, ConfigErrors> {
     let mut problems = Vec::new();
     let mut variables = source::process(&mut problems);
-    source::add_files(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
-    if problems.is_empty() { parse::http_listen(&variables) } else { Err(ConfigErrors(problems)) }
+    // What is wrong with the other variables is for `check`; a probe must not fail by it.
+    if !variables.contains_key("HTTP_LISTEN") {
+        problems.clear();
+        source::add_files(&mut variables, env_file, Path::new(DOT_ENV), &mut problems);
+        if !problems.is_empty() && !variables.contains_key("HTTP_LISTEN") {
+            return Err(ConfigErrors(problems));
+        }
+    }
+    parse::http_listen(&variables)
 }
 
 /// How Kafka is talked to, by these variables, and what the user is to be warned of: for the clients.

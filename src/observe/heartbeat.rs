@@ -13,6 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use log::{error, info};
+
 /// An idle thread wakes up this often, to show that it can: four threads make one wake-up a second, which is 0.01 % of a core.
 pub const EVERY: Duration = Duration::from_secs(5);
 /// No thread wakes up more often for it, however short a watchdog's time is.
@@ -45,6 +47,14 @@ struct Beat {
     name: &'static str,
     /// Milliseconds after the origin.
     back_by: AtomicU64,
+}
+
+/// Tells the log of threads that are late, once an episode, and of their return.
+#[derive(Debug)]
+pub struct Lookout {
+    heartbeats: Heartbeats,
+    late_since: Option<Instant>,
+    told: bool,
 }
 
 /// One thread's end. When it is dropped the thread has ended.
@@ -112,7 +122,39 @@ impl Heartbeats {
     }
 }
 
+impl Lookout {
+    /// Nothing is late yet.
+    pub fn new(heartbeats: Heartbeats) -> Lookout {
+        Lookout { heartbeats, late_since: None, told: false }
+    }
+
+    /// Looks, and says when it wants to look again, if that is sooner than a thread with nothing to do comes round.
+    pub fn turn(&mut self, now: Instant) -> Option<Instant> {
+        let late = self.heartbeats.late(now);
+        let Some(first) = late.first() else {
+            self.late_since = None;
+            if std::mem::take(&mut self.told) {
+                info!("every thread goes round again");
+            }
+            return None;
+        };
+        let tell_at = *self.late_since.get_or_insert(now) + self.heartbeats.shared.patience();
+        if self.told || now < tell_at {
+            return (!self.told).then_some(tell_at);
+        }
+        self.told = true;
+        error!("{first}; unless it comes back, a service manager with a watchdog restarts the process");
+        None
+    }
+}
+
 impl Shared {
+    /// For so long a thread must have been late before anything is said of it. After the whole process was stopped (SIGSTOP, a frozen
+    /// container) all are, until they have waited out what was left of their wait.
+    fn patience(&self) -> Duration {
+        (self.every * 2).max(Duration::from_secs(1))
+    }
+
     /// Milliseconds, at least 1.
     fn since_origin(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.origin).as_millis();
@@ -171,6 +213,29 @@ mod tests {
         assert_eq!(late[0].to_string(), "the two thread hangs: it is 1 s late");
         two.waits(None, now + SECOND * 15);
         assert_eq!(beats.late(now + SECOND * 15), []);
+    }
+
+    #[test]
+    fn a_thread_is_told_when_it_was_late_for_a_while_and_once() {
+        let start = Instant::now();
+        let beats = Heartbeats::new(Some(SECOND * 30), start);
+        let one = beats.join("one", start);
+        let mut lookout = Lookout::new(beats.clone());
+        assert_eq!(lookout.turn(start), None);
+        let late = start + SECOND * 12;
+        let tell_at = lookout.turn(late).unwrap();
+        assert!(
+            !lookout.told && tell_at > late && tell_at < start + SECOND * 20,
+            "before the watchdog's time is over"
+        );
+        one.waits(None, late + SECOND);
+        assert_eq!((lookout.turn(late + SECOND), lookout.told), (None, false), "the process was stopped");
+        let late = late + SECOND * 13;
+        let tell_at = lookout.turn(late).unwrap();
+        assert_eq!((lookout.turn(tell_at), lookout.told), (None, true));
+        assert_eq!((lookout.turn(tell_at + SECOND), lookout.told), (None, true));
+        one.waits(None, tell_at + SECOND * 2);
+        assert_eq!((lookout.turn(tell_at + SECOND * 2), lookout.told), (None, false));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub fn page(of: &Observed, path: &str) -> Option<Page> {
             Some(Page { status: 200, content_type: metrics::CONTENT_TYPE, body })
         }
         "/healthz" => Some(health(of, clock::now())),
-        "/readyz" => Some(readiness(of)),
+        "/readyz" => Some(readiness(of, clock::now())),
         _ => None,
     }
 }
@@ -53,8 +53,8 @@ fn health(of: &Observed, now: Instant) -> Page {
 }
 
 /// Whether messages flow.
-fn readiness(of: &Observed) -> Page {
-    let reasons = unready(of);
+fn readiness(of: &Observed, now: Instant) -> Page {
+    let reasons = unready(of, now);
     let (status, mut lines) =
         if reasons.is_empty() { (200, vec!["ready".to_owned()]) } else { (503, reasons) };
     lines.extend(notes(of).into_iter().map(|note| format!("note: {note}")));
@@ -62,7 +62,7 @@ fn readiness(of: &Observed) -> Page {
 }
 
 /// Why messages do not flow; empty: they do.
-pub fn unready(of: &Observed) -> Vec<String> {
+pub fn unready(of: &Observed, now: Instant) -> Vec<String> {
     let mut reasons = Vec::new();
     if of.stopping.load(Relaxed) {
         reasons.push("stopping");
@@ -77,7 +77,8 @@ pub fn unready(of: &Observed) -> Vec<String> {
     } else if of.spool.full.load(Relaxed) {
         reasons.push("spool: full");
     }
-    reasons.into_iter().map(str::to_owned).collect()
+    let late = of.heartbeats.late(now);
+    reasons.into_iter().map(str::to_owned).chain(late.iter().map(ToString::to_string)).collect()
 }
 
 /// What is not as usual and holds nothing up.
@@ -157,6 +158,7 @@ mod tests {
         let page = health(&observed, later);
         assert_eq!(page.status, 503);
         assert_eq!(page.body, "the spool thread hangs: it is 10 s late\n");
+        assert!(readiness(&observed, later).body.contains("the spool thread hangs"));
         spool.waits(None, later);
         assert_eq!(health(&observed, later).body, "healthy\n");
     }

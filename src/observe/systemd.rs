@@ -5,14 +5,14 @@
 //! ```
 //!
 //! [`Notifier`] decides from counters and heartbeats and the time it is given; the sending is a function it is given. Invariants: READY comes
-//! once, when every subscription is accepted and the spool is open; WATCHDOG comes only while no thread is late; a start that waits for the
-//! MQTT broker is extended for as long as it takes, because a restart would not make it shorter.
+//! once, when every subscription is accepted and the spool is open; WATCHDOG comes only while no thread is late; what could not be sent is
+//! sent again; a start that waits for the MQTT broker is extended for as long as it takes, because a restart would not make it shorter.
 
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use log::{error, info, warn};
+use log::warn;
 use sd_notify::NotifyState;
 
 use super::{Observed, pages};
@@ -22,11 +22,9 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// A start that is not over yet is told to go on this often, and for how long.
 const EXTEND_EVERY: Duration = Duration::from_secs(10);
 const EXTEND_BY: Duration = Duration::from_secs(60);
-/// While a thread is late it is looked for this often, in parts of the watchdog's time: one that comes back late is in time still.
+/// While a thread is late, or the manager cannot be told, it is tried this often, in parts of the watchdog's time: one that comes back
+/// late is in time still.
 const LOOK_AGAIN: u32 = 16;
-/// A thread that is late is told when it was so often in a row. After the whole process was stopped (SIGSTOP, a frozen container) all
-/// are, until they have waited out what was left of an eighth of the watchdog's time: that is over with the third look.
-const TELL_AT: u32 = 4;
 /// Nothing is looked at more often, however short the watchdog's time is.
 const LOOK_MIN: Duration = Duration::from_millis(20);
 
@@ -46,8 +44,6 @@ pub struct Notifier {
     extend_at: Instant,
     status_at: Instant,
     watchdog_at: Instant,
-    /// How often in a row a thread was late.
-    late: u32,
     told: String,
     counted: Counted,
 }
@@ -80,7 +76,6 @@ impl Notifier {
             extend_at: now,
             status_at: now,
             watchdog_at: now,
-            late: 0,
             told: String::new(),
             counted,
         };
@@ -90,11 +85,10 @@ impl Notifier {
 
     /// Tells what is due, and gives the time of the next call at the latest; another before that does no harm.
     pub fn turn(&mut self, now: Instant) -> Instant {
-        if !self.ready && !self.stopping && pages::unready(&self.observed).is_empty() {
-            self.ready = true;
+        if !self.ready && !self.stopping && self.is_started() {
             self.status_at = now + STATUS_EVERY;
             let status = self.status(now);
-            self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+            self.ready = self.tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
             self.told = status;
         }
         let mut next = self.tell_status(now);
@@ -105,6 +99,14 @@ impl Notifier {
             next = next.min(self.feed(watchdog, now));
         }
         next
+    }
+
+    /// A spool that is full at once is no reason to call the start unfinished: it is open, and its state is told.
+    fn is_started(&self) -> bool {
+        let mqtt = &self.observed.mqtt;
+        mqtt.connected.load(Relaxed)
+            && mqtt.subscribed.load(Relaxed)
+            && self.observed.spool.open.load(Relaxed)
     }
 
     /// Tells that the stop has begun, and how long it may take.
@@ -118,8 +120,7 @@ impl Notifier {
         if self.status_at <= now {
             self.status_at = now + STATUS_EVERY;
             let status = self.status(now);
-            if status != self.told {
-                self.tell(&[NotifyState::Status(&status)]);
+            if status != self.told && self.tell(&[NotifyState::Status(&status)]) {
                 self.told = status;
             }
         }
@@ -131,9 +132,9 @@ impl Notifier {
         if self.stopping {
             return "stopping".to_owned();
         }
-        let mut parts = pages::unready(&self.observed);
+        let before = std::mem::replace(&mut self.counted, Counted::of(&self.observed, now));
+        let mut parts = pages::unready(&self.observed, now);
         if parts.is_empty() {
-            let before = std::mem::replace(&mut self.counted, Counted::of(&self.observed, now));
             let (received, delivered) = before.rates(&self.counted);
             parts.push(format!("{received} messages/s from MQTT, {delivered} records/s to Kafka"));
         }
@@ -166,34 +167,23 @@ impl Notifier {
         if self.watchdog_at > now {
             return self.watchdog_at;
         }
-        let late = self.observed.heartbeats.late(now);
-        match late.first() {
-            None => {
-                if std::mem::take(&mut self.late) >= TELL_AT {
-                    info!("every thread goes round again");
-                }
-                self.tell(&[NotifyState::Watchdog]);
-                self.watchdog_at = now + (watchdog / 2).max(LOOK_MIN);
-            }
-            Some(first) => {
-                self.late = self.late.saturating_add(1);
-                if self.late == TELL_AT {
-                    error!("{first}: unless it comes back, the service manager restarts the process");
-                }
-                self.watchdog_at = now + (watchdog / LOOK_AGAIN).max(LOOK_MIN);
-            }
-        }
+        let fed = self.observed.heartbeats.late(now).is_empty() && self.tell(&[NotifyState::Watchdog]);
+        let part = if fed { 2 } else { LOOK_AGAIN };
+        self.watchdog_at = now + (watchdog / part).max(LOOK_MIN);
         self.watchdog_at
     }
 
-    fn tell(&mut self, states: &[NotifyState<'_>]) {
-        match (self.send)(states) {
+    /// False: it did not get there.
+    fn tell(&mut self, states: &[NotifyState<'_>]) -> bool {
+        let sent = (self.send)(states);
+        match &sent {
             Ok(()) => self.broken = false,
             Err(error) if !std::mem::replace(&mut self.broken, true) => {
                 warn!("the service manager cannot be told anything (NOTIFY_SOCKET), trying again: {error}");
             }
             Err(_) => {}
         }
+        sent.is_ok()
     }
 }
 

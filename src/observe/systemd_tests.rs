@@ -151,11 +151,23 @@ fn a_socket_that_does_not_work_is_tried_again() {
         keep(states)?;
         Err(io::ErrorKind::NotFound.into())
     };
-    let mut notifier = Notifier::start(observed, Some(WATCHDOG), SECOND, refuses, now);
+    let mut notifier = Notifier::start(observed.clone(), Some(WATCHDOG), SECOND, refuses, now);
     sent();
-    notifier.turn(now);
-    assert!(notifier.broken && sent().contains(&"WATCHDOG=1".to_owned()));
+    observed.mqtt.connected.store(true, Relaxed);
+    observed.mqtt.subscribed.store(true, Relaxed);
+    observed.spool.open.store(true, Relaxed);
+    let again = notifier.turn(now);
+    let tried = sent();
+    assert!(
+        notifier.broken && tried.contains(&"WATCHDOG=1".to_owned()) && tried.contains(&"READY=1".to_owned())
+    );
+    assert!(again <= now + WATCHDOG / 16, "a sign of life that got lost must not cost the process its life");
     notifier.send = keep;
-    notifier.turn(now + WATCHDOG / 2);
-    assert!(!notifier.broken && sent().contains(&"WATCHDOG=1".to_owned()));
+    notifier.turn(again);
+    let told = sent();
+    assert!(
+        !notifier.broken && told.contains(&"WATCHDOG=1".to_owned()) && told.contains(&"READY=1".to_owned())
+    );
+    notifier.turn(again + WATCHDOG / 2);
+    assert!(!sent().contains(&"READY=1".to_owned()), "once");
 }

@@ -69,6 +69,20 @@ fn read(thread: &mut SpoolThread, topic: &str, after: u64, now: Instant) -> Vec<
 }
 
 #[test]
+fn full_is_over_when_nothing_was_refused_for_a_while_although_nothing_is_stored_any_more() {
+    let fs = MemFs::new(1);
+    let mut thread = thread(&fs);
+    let begin = clock::now().checked_sub(SECOND * 60).unwrap();
+    thread.failed(&SpoolError::Full { limit: Limit::Bytes, topic: None }, begin);
+    thread.do_what_is_due(begin + SECOND * 4);
+    thread.count();
+    assert!(thread.watched.counters.full.load(Relaxed));
+    thread.do_what_is_due(begin + SECOND * 6);
+    thread.count();
+    assert!(!thread.watched.counters.full.load(Relaxed));
+}
+
+#[test]
 fn a_segment_that_cannot_be_read_is_given_up_after_a_while_and_the_rest_is_given_out() {
     let (fs, begin) = (MemFs::new(1), clock::now());
     let mut thread = thread(&fs);

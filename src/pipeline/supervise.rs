@@ -23,7 +23,7 @@ use super::publish::PublishControl;
 use crate::clock;
 use crate::mqtt::waker::Waker;
 use crate::observe::Observed;
-use crate::observe::heartbeat::Heartbeat;
+use crate::observe::heartbeat::{Heartbeat, Lookout};
 use crate::observe::systemd::Notifier;
 use crate::thread::{self, Ending};
 
@@ -73,6 +73,7 @@ pub struct Supervisor {
     failure: Option<PipelineError>,
     observed: Observed,
     heartbeat: Heartbeat,
+    lookout: Lookout,
     notifier: Option<Notifier>,
     /// Something changed that the service manager waits for.
     changes: Receiver<()>,
@@ -110,6 +111,7 @@ impl Supervisor {
             stopping_since: None,
             failure: None,
             heartbeat: observed.heartbeats.join("main", clock::now()),
+            lookout: Lookout::new(observed.heartbeats.clone()),
             observed,
         })
     }
@@ -190,7 +192,8 @@ impl Supervisor {
             // This thread is back: it must not find itself late.
             self.heartbeat.works(Duration::ZERO, now);
             let turn_at = self.notifier.as_mut().map(|notifier| notifier.turn(now));
-            let at = [until, turn_at].into_iter().flatten().min();
+            let look_at = self.lookout.turn(now);
+            let at = [until, turn_at, look_at].into_iter().flatten().min();
             let wait = self.heartbeat.waits(at.map(|at| at.saturating_duration_since(now)), now);
             select! {
                 recv(self.events) -> event => return event.ok(),

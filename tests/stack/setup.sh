@@ -233,8 +233,13 @@ debian_root() {
     trap 'rm -rf "$half"' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM
+    # From where apt has its packages, or else debootstrap's own choice.
+    # shellcheck disable=SC2016 # for apt-get
+    mirror=${TIDEGATE_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' "Codename: $debian_suite" 'Created-By: Packages' |
+        sed -n 1p)}
+    # shellcheck disable=SC2086 # a mirror or none
     debootstrap --variant=minbase --include=systemd,adduser,ca-certificates "$debian_suite" "$half/debian" \
-        "${TIDEGATE_DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$cache/debian-root.log" 2>&1 ||
+        $mirror >"$cache/debian-root.log" 2>&1 ||
         fail "debian-root: debootstrap failed; its words are in $cache/debian-root.log"
     rm -rf "$half/debian/var/cache/apt/archives" "$half/debian/var/lib/apt/lists"
     tar -C "$half/debian" --numeric-owner -czf "$half/root.tar.gz" .

@@ -65,9 +65,13 @@ impl<S: Read + Write + Shut> Connection<S> {
         Connection { stream, step: Step::Reading(Vec::new()), deadline: now + STEP_TIMEOUT }
     }
 
-    /// Whether a request has not come yet.
-    pub fn is_idle(&self) -> bool {
-        matches!(self.step, Step::Reading(_))
+    /// What is lost with it, when there must be room for another: least of all one whose answer is written.
+    pub fn worth(&self) -> u8 {
+        match self.step {
+            Step::Lingering { .. } => 0,
+            Step::Reading(_) => 1,
+            Step::Writing { .. } => 2,
+        }
     }
 
     /// What it waits for.
@@ -110,7 +114,12 @@ impl<S: Read + Write + Shut> Connection<S> {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            request.extend_from_slice(bytes.get(..read).unwrap_or_default());
+            let (new, first) = (bytes.get(..read).unwrap_or_default(), request.is_empty());
+            request.extend_from_slice(new);
+            // A line that is not whole says nothing new: who sends byte by byte must not have all of it read for each.
+            if !first && !new.contains(&b'\n') && request.len() < REQUEST_BYTES_MAX {
+                continue;
+            }
             // The limit ends it: a request of that length always has an answer, so there is room for another byte above.
             if let Outcome::Answer(bytes) = answer(request, page) {
                 return Ok(Some((Step::Writing { bytes, written: 0 }, STEP_TIMEOUT)));
@@ -214,7 +223,7 @@ mod tests {
         for piece in ["GE", "T / HTTP/1.1\r\nHo", "st: a\r\n"] {
             connection.stream.sends.push_back(piece.into());
             assert_eq!(connection.advance(now, &page), Wants::Read);
-            assert!(connection.is_idle() && connection.deadline == now + STEP_TIMEOUT);
+            assert!(connection.worth() == 1 && connection.deadline == now + STEP_TIMEOUT);
         }
         connection.stream.sends.push_back(b"\r\n".to_vec());
         let later = now + Duration::from_secs(4);

@@ -21,7 +21,8 @@ use self::connection::{Connection, Wants};
 use super::pages::Page;
 use crate::clock;
 
-/// Connections at once. With one more, the one that has waited longest for its request goes: a scraper's is there in a moment.
+/// Connections at once. With one more, one that has its answer goes, else the one that has waited longest for its
+/// request: a scraper's is there in a moment.
 pub const CONNECTIONS_MAX: usize = 32;
 /// When the system has no descriptor left for a connection, the next is accepted after this time.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
@@ -145,8 +146,11 @@ impl Serving {
                 continue;
             }
             if self.connections.len() >= CONNECTIONS_MAX {
-                let idle = self.connections.iter().position(Connection::is_idle);
-                self.connections.remove(idle.unwrap_or(0));
+                // Of those that are the nearest to nothing the oldest: the first of them.
+                let goes = self.connections.iter().enumerate().min_by_key(|(_, one)| one.worth());
+                if let Some((goes, _)) = goes {
+                    self.connections.remove(goes);
+                }
             }
             self.connections.push(connection);
         }

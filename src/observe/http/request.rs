@@ -27,24 +27,24 @@ pub fn answer(bytes: &[u8], page: impl FnOnce(&str) -> Option<Page>) -> Outcome 
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) if bytes.len() < REQUEST_BYTES_MAX => return Outcome::Incomplete,
         Ok(httparse::Status::Partial) if !bytes.contains(&b'\n') => {
-            return refusal(414, "URI Too Long", "");
+            return refusal(414, "URI Too Long", "", true);
         }
         Ok(httparse::Status::Partial) | Err(httparse::Error::TooManyHeaders) => {
-            return refusal(431, "Request Header Fields Too Large", "");
+            return refusal(431, "Request Header Fields Too Large", "", true);
         }
-        Err(httparse::Error::Version) => return refusal(505, "HTTP Version Not Supported", ""),
-        Err(_) => return refusal(400, "Bad Request", ""),
+        Err(httparse::Error::Version) => return refusal(505, "HTTP Version Not Supported", "", true),
+        Err(_) => return refusal(400, "Bad Request", "", true),
     }
+    // RFC 9110 section 9.3.2: to HEAD no answer has a body.
+    let with_body = request.method != Some("HEAD");
     let hosts = request.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("host")).count();
     // RFC 9112 section 3.2: exactly one with HTTP/1.1.
     if hosts > 1 || (hosts == 0 && request.version == Some(1)) {
-        return refusal(400, "Bad Request", "");
+        return refusal(400, "Bad Request", "", with_body);
     }
-    let with_body = match request.method {
-        Some("GET") => true,
-        Some("HEAD") => false,
-        _ => return refusal(405, "Method Not Allowed", "Allow: GET, HEAD\r\n"),
-    };
+    if !matches!(request.method, Some("GET" | "HEAD")) {
+        return refusal(405, "Method Not Allowed", "Allow: GET, HEAD\r\n", with_body);
+    }
     match page(path(request.path.unwrap_or_default())) {
         Some(page) => {
             let reason = if page.status == 200 { "OK" } else { "Service Unavailable" };
@@ -67,9 +67,9 @@ fn path(target: &str) -> &str {
     target.split(['?', '#']).next().unwrap_or_default()
 }
 
-fn refusal(status: u16, reason: &str, header: &str) -> Outcome {
+fn refusal(status: u16, reason: &str, header: &str, with_body: bool) -> Outcome {
     let body = format!("{status}: {reason}\n");
-    Outcome::Answer(response(status, reason, "text/plain; charset=utf-8", header, &body, true))
+    Outcome::Answer(response(status, reason, "text/plain; charset=utf-8", header, &body, with_body))
 }
 
 fn response(
@@ -124,6 +124,7 @@ mod tests {
         assert!(get.ends_with("Connection: close\r\n\r\nfive\n"), "{get}");
         let head = told("HEAD /up HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(head, get.strip_suffix("five\n").unwrap());
+        assert!(told("HEAD /up HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"), "a refusal has no body either");
         assert_eq!(status("GET /down?x=1 HTTP/1.0\r\n\r\n"), 503);
         assert_eq!(status("GET http://a:1/up HTTP/1.1\r\nHost: a\r\n\r\n"), 200);
         assert_eq!(status("GET /up HTTP/1.1\nhost: a\n\n"), 200, "bare line feeds are taken");
