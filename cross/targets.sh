@@ -8,7 +8,7 @@
 #   x86_64    PCs and the container image
 targets='aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabihf x86_64-unknown-linux-musl'
 binaries=${CROSS_BINARIES:-tidegate publisher-mqtt subscriber-kafka}
-# cross-test is built in a third of the time, for tests; see Cargo.toml.
+# cross-test is compiled in less than half of the time, for tests; see Cargo.toml.
 profile=${CROSS_PROFILE:-release}
 
 checkout=$(CDPATH='' cd -- "$here/.." && pwd)

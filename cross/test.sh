@@ -4,7 +4,7 @@
 # For each target, under an emulator of the oldest CPU that it is for (runner_of in targets.sh):
 #   - the executable is static, of the right architecture level, and no larger than 5 MB;
 #   - version, route, check, the spool commands and both clients start and say what they should;
-#   - all unit tests of the library pass, compiled for the target with the checks of a debug build;
+#   - all unit tests of the library pass, compiled for the target with the checks of a debug build (properties with 32 cases);
 #   - tests/real/board.rs passes: real Mosquitto and Kafka on this machine, the board's executable between them.
 # Prints the table of docs/cross.md. With CROSS_PROFILE=cross-test, as `make test` does it for one target, the executable is
 # compiled faster, is neither small nor stripped, and the size is not looked at.
@@ -91,7 +91,8 @@ start_time() {
 unit_tests() {
     (
         use_rust "$target"
-        export "CARGO_TARGET_$(variable_of "$target")_RUNNER=$runner" PROPTEST_RNG_SEED=1
+        # Properties have all their cases on the machine itself; here it is about the target.
+        export "CARGO_TARGET_$(variable_of "$target")_RUNNER=$runner" PROPTEST_RNG_SEED=1 PROPTEST_CASES=32
         zigbuild "$target" test --profile cross-test --lib -- --test-threads=4
     ) >"$work/units" 2>&1 || {
         cat "$work/units" >&2
