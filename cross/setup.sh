@@ -49,6 +49,9 @@ tools() {
 # True if Debian's package is installed here.
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
+# The version that apt would install.
+candidate() { apt-cache policy rust-web-src | sed -n 's/^ *Candidate: //p'; }
+
 # Unpacked into a folder and used from there: nothing is installed, and a Rust that is installed stays what it is. Debian keeps a
 # current Rust for its browsers' sake, which its own rustc package is not.
 debian_rust() {
@@ -58,7 +61,9 @@ debian_rust() {
         return
     fi
     have apt-get || fail "Debian's Rust: this is not a Debian; install Rust with rustup where its servers can be reached"
-    version=$(apt-cache policy rust-web-src | sed -n 's/^ *Candidate: //p')
+    version=$(candidate)
+    # A machine that has never asked for the lists of packages, as containers have not.
+    [ -n "$version" ] || [ "$(id -u)" -ne 0 ] || { apt-get update >&2 && version=$(candidate); }
     case $version in
     '' | '(none)') fail "Debian's Rust: apt knows no rust-web-src; run apt-get update as root (Debian 12 or later, with its security updates)" ;;
     esac

@@ -115,11 +115,11 @@ sed -i -e "s/^MQTT_BROKER_URL=.*/MQTT_BROKER_URL=localhost:$mqtt_port/" -e 's/^M
     -e "s/^KAFKA_BROKER=.*/KAFKA_BROKER=127.0.0.1:$kafka_port/" -e "s/^#WILDCARD_TOPIC_LIST=.*/WILDCARD_TOPIC_LIST='s\/#:s'/" \
     "$root$settings"
 # A secret by systemd: without its file the gateway would refuse to start.
-install -m 600 /dev/stdin "$root/root/mqtt-password" <<<secret
+install -m 600 /dev/stdin "$root/srv/mqtt-password" <<<secret
 mkdir -p "$root/etc/systemd/system/tidegate.service.d"
 cat >"$root/etc/systemd/system/tidegate.service.d/secret.conf" <<EOF
 [Service]
-LoadCredential=mqtt-password:/root/mqtt-password
+LoadCredential=mqtt-password:/srv/mqtt-password
 Environment=MQTT_USER_NAME=deb-test MQTT_USER_PASSWORD_FILE=/run/credentials/tidegate.service/mqtt-password
 EOF
 inside systemctl daemon-reload

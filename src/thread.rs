@@ -47,13 +47,22 @@ pub fn pause(length: std::time::Duration) {
     std::thread::sleep(length);
 }
 
-/// Makes each panic of the process an event of the log: one line, and at ERROR, where the system's own words are several without a level.
+/// Makes each panic of the process an event of the log: one line, and at ERROR, where the standard words are several without a level. These
+/// are left where the log takes no ERROR.
 pub fn log_panics() {
-    std::panic::set_hook(Box::new(|panic| {
+    let standard = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !log::log_enabled!(log::Level::Error) {
+            return standard(panic);
+        }
         let current = std::thread::current();
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let text = panic_text(panic.payload());
         log::error!("the {} thread panicked at {place}: {text}", current.name().unwrap_or("nameless"));
+        let backtrace = std::backtrace::Backtrace::capture();
+        if backtrace.status() == std::backtrace::BacktraceStatus::Captured {
+            log::error!("{backtrace}");
+        }
     }));
 }
 

@@ -80,8 +80,10 @@ pub(super) fn health(address: Option<SocketAddr>, ready: bool, out: &mut dyn Wri
 
 fn ask_somewhere(listens: SocketAddr, path: &'static str) -> Result<(SocketAddr, u16, String), UnwellError> {
     let mut first = None;
-    for address in reachable(listens) {
-        match ask(address, path) {
+    let addresses = reachable(listens);
+    let timeout = TIMEOUT / u32::try_from(addresses.len()).unwrap_or(1).max(1);
+    for address in addresses {
+        match ask(address, path, timeout) {
             Ok((status, said)) => return Ok((address, status, said)),
             Err(source) => {
                 first.get_or_insert(UnwellError::Silent { address, path, source: Box::new(source) });
@@ -91,9 +93,9 @@ fn ask_somewhere(listens: SocketAddr, path: &'static str) -> Result<(SocketAddr,
     Err(first.unwrap_or(UnwellError::Off))
 }
 
-fn ask(address: SocketAddr, path: &str) -> Result<(u16, String), ureq::Error> {
+fn ask(address: SocketAddr, path: &str, timeout: Duration) -> Result<(u16, String), ureq::Error> {
     let config = Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
+        .timeout_global(Some(timeout))
         .http_status_as_error(false)
         .max_redirects(0)
         // What the environment names is for the way out.

@@ -79,7 +79,7 @@ impl Notifier {
             told: String::new(),
             counted,
         };
-        notifier.tell(&[NotifyState::Status("starting"), extension(limit)]);
+        notifier.tell(&[NotifyState::Status("starting"), NotifyState::Custom(&extension(limit))]);
         notifier
     }
 
@@ -113,7 +113,11 @@ impl Notifier {
     pub fn stopping(&mut self, limit: Duration) {
         self.stopping = true;
         "stopping".clone_into(&mut self.told);
-        self.tell(&[NotifyState::Stopping, NotifyState::Status("stopping"), extension(limit)]);
+        self.tell(&[
+            NotifyState::Stopping,
+            NotifyState::Status("stopping"),
+            NotifyState::Custom(&extension(limit)),
+        ]);
     }
 
     fn tell_status(&mut self, now: Instant) -> Instant {
@@ -157,7 +161,7 @@ impl Notifier {
             self.extend_at = now + EXTEND_EVERY;
             // A start that hangs is not extended.
             if self.observed.heartbeats.late(now).is_empty() {
-                self.tell(&[extension(EXTEND_BY)]);
+                self.tell(&[NotifyState::Custom(&extension(EXTEND_BY))]);
             }
         }
         self.extend_at
@@ -187,8 +191,9 @@ impl Notifier {
     }
 }
 
-fn extension(by: Duration) -> NotifyState<'static> {
-    NotifyState::ExtendTimeoutUsec(u32::try_from(by.as_micros()).unwrap_or(u32::MAX))
+/// In words of its own: the crate's has room for 71 minutes only, and a spool of many GB on a slow card takes longer to read.
+fn extension(by: Duration) -> String {
+    format!("EXTEND_TIMEOUT_USEC={}", by.as_micros())
 }
 
 impl Counted {

@@ -180,8 +180,10 @@ impl SpoolThread {
         if let Some(reply) = self.reopen_if_due(now) {
             let _ = self.replies.send(reply);
         }
-        // What is refused is tried again every second: nothing has been for so long, and nothing more may come to be stored.
-        if self.full.is_some_and(|(_, last)| now.saturating_duration_since(last) >= FULL_FOR) {
+        // What is refused is tried again every second: nothing has been for so long, and nothing more may come to be stored. What waits
+        // behind a disk that stalls is not known yet.
+        let quiet = self.requests.is_empty();
+        if quiet && self.full.is_some_and(|(_, last)| now.saturating_duration_since(last) >= FULL_FOR) {
             self.tell_room();
         }
         if self.undone_since.is_some_and(|since| now.saturating_duration_since(since) >= CHECKPOINT_AFTER) {

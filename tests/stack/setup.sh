@@ -8,7 +8,7 @@
 #   setup.sh cargo-deny   the pinned cargo-deny into the cache
 #   setup.sh              all five
 #
-# And for executables for boards, packages and images, which `make test` does not build:
+# And for executables for boards, packages and images:
 #
 #   setup.sh cross            Debian packages: an emulator of the boards' CPUs, Python's venv, a C linker
 #   setup.sh packaging        Debian packages: lintian, debootstrap, buildah
@@ -236,7 +236,7 @@ debian_root() {
     # From where apt has its packages, or else debootstrap's own choice.
     # shellcheck disable=SC2016 # for apt-get
     mirror=${TIDEGATE_DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' "Codename: $debian_suite" 'Created-By: Packages' |
-        sed -n 1p)}
+        sed -n '/^https\{0,1\}:.*debian\/\{0,1\}$/{p;q;}')}
     # shellcheck disable=SC2086 # a mirror or none
     debootstrap --variant=minbase --include=systemd,adduser,ca-certificates "$debian_suite" "$half/debian" \
         $mirror >"$cache/debian-root.log" 2>&1 ||
