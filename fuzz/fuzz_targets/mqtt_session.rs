@@ -102,5 +102,7 @@ fuzz_target!(|data: &[u8]| {
         }
         rig.check();
     }
-    rig.messages.drain(..).for_each(|message| message.token.abandon());
+    rig.messages.drain(..).for_each(|message| {
+        message.token.abandon();
+    });
 });
